@@ -1,0 +1,197 @@
+"""Attention behind one signature, with two paths.
+
+*Reference*: scores and weights exist as arrays and can be read and edited.
+*Fused* (`fused`): nothing of size T x S is ever held. Both take keys in groups
+(a shared prefix, a row's own suffix) and the same visibility rule: a query
+sees a key iff `lower <= key position <= upper`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from interp_jax.models.batch import Batch
+from interp_jax.models.cache import position_or_nowhere
+from interp_jax.models.fused import fused_attention
+from interp_jax.models.layers import softcap, wide
+from interp_jax.models.suppression import Suppression
+from interp_jax.models.taps import Context, Placed, Record, at_site, run_taps
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyGroup:
+    """Keys and values with the tokens behind them.
+
+    Attributes:
+        k, v: [B, S, K, head_dim], or [1, S, K, head_dim] when all rows share them.
+        tokens: the S tokens as each row sees them, [B, S].
+    """
+
+    k: jax.Array
+    v: jax.Array
+    tokens: Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How scores are made: scale, soft-cap, window (None sees all)."""
+
+    scale: float
+    softcap: float | None
+    window: int | None
+
+
+def query_bounds(batch: Batch, window: int | None) -> tuple[jax.Array, jax.Array]:
+    """(lower, upper), int32 [B, T], of the positions each query may see."""
+    upper = jnp.where(batch.valid, batch.positions, jnp.int32(-1))
+    if window is None:
+        return jnp.zeros_like(upper), upper
+    return jnp.maximum(batch.positions - jnp.int32(window - 1), jnp.int32(0)), upper
+
+
+def attend(
+    q: jax.Array,
+    groups: tuple[KeyGroup, ...],
+    batch: Batch,
+    scoring: Scoring,
+    taps: tuple[Placed, ...],
+    context: Context,
+    record: Record,
+    path: str,
+) -> jax.Array:
+    """Mixes values for each query.
+
+    Args:
+        q: [B, T, H, head_dim], rotated, not yet scaled.
+        groups: the keys, in groups that are joined by one softmax.
+        batch: the queries' tokens.
+        taps: all taps of the block; those at the attention sites are used.
+        path: `fused`, `reference`, or `auto`: reference where scores or weights
+            are read or edited, and for a few queries.
+
+    Returns:
+        [B, T, H, head_dim] in the wide dtype; zero for a query without keys.
+        Under suppression, `keyless` counts (query, head) pairs that lost all keys.
+    """
+    at_scores = at_site(taps, "attn_scores")
+    open_weights = at_site(taps, "attn_weights") or any(not p.fusable for p in at_scores)
+    if path == "auto":
+        path = "reference" if open_weights or q.shape[1] <= 16 else "fused"
+    if open_weights:
+        path = "reference"
+    suppressions = []
+    for placed in at_scores:
+        if placed.fusable:
+            suppressions.append(placed.tap.suppression(placed.context(context), record))
+    if path == "fused":
+        out, seeing = _fused(q, groups, batch, scoring, tuple(suppressions))
+    else:
+        out, seeing = _reference(
+            q, groups, batch, scoring, tuple(suppressions), taps, context, record
+        )
+    if suppressions:
+        lost = batch.valid[:, :, None] & ~seeing
+        record.count("keyless", jnp.sum(lost, axis=(1, 2), dtype=jnp.int32))
+    return out
+
+
+def _reference(q, groups, batch, scoring, suppressions, taps, context, record):
+    rows, queries, heads, head_dim = q.shape
+    kv_heads = groups[0].k.shape[2]
+    grouped = q.reshape(rows, queries, kv_heads, heads // kv_heads, head_dim)
+    lower, upper = query_bounds(batch, scoring.window)
+    scores, visible = [], []
+    for group in groups:
+        key = "skd" if group.k.shape[0] == 1 and rows > 1 else "bskd"
+        k = group.k[0] if key == "skd" else group.k
+        s = jnp.einsum(
+            f"btkgd,{key}->bkgts", grouped.astype(k.dtype), k,
+            preferred_element_type=wide(k.dtype),
+        )
+        scores.append(s.reshape(rows, heads, queries, -1))
+        at = position_or_nowhere(group.tokens)[:, None, :]
+        visible.append((lower[:, :, None] <= at) & (at <= upper[:, :, None]))
+    s = jnp.concatenate(scores, axis=-1) if len(scores) > 1 else scores[0]
+    see = jnp.concatenate(visible, axis=-1) if len(visible) > 1 else visible[0]
+    see4 = see[:, None]
+    s = softcap(s * jnp.asarray(scoring.scale, s.dtype), scoring.softcap)
+    for suppression in suppressions:
+        s = s + bias(suppression, s.dtype)
+    here = dataclasses.replace(context, visible=see)
+    edits = tuple(p for p in taps if not p.fusable)
+    if at_site(edits, "attn_scores"):
+        s = run_taps(edits, "attn_scores", jnp.where(see4, s, jnp.zeros_like(s)), here, record)
+    weights = masked_softmax(s, see4)
+    seeing = jnp.any(weights > 0, axis=-1).swapaxes(1, 2)
+    weights = run_taps(taps, "attn_weights", weights, here, record)
+    out, start = None, 0
+    for group in groups:
+        size = group.k.shape[1]
+        part = jax.lax.slice_in_dim(weights, start, start + size, axis=3)
+        start += size
+        part = part.reshape(rows, kv_heads, heads // kv_heads, queries, size)
+        key = "skd" if group.v.shape[0] == 1 and rows > 1 else "bskd"
+        v = group.v[0] if key == "skd" else group.v
+        mixed = jnp.einsum(
+            f"bkgts,{key}->btkgd", part.astype(v.dtype), v, preferred_element_type=wide(v.dtype)
+        )
+        out = mixed if out is None else out + mixed
+    return out.reshape(rows, queries, heads, head_dim), seeing
+
+
+def bias(suppression: Suppression, dtype) -> jax.Array:
+    """[B, H, T, S]; what a suppression adds to the scores."""
+    chosen = suppression.queries[:, None, :] & suppression.heads[None, :, None]
+    keep = suppression.log_keep.astype(dtype)[:, None, None, :]
+    return jnp.where(chosen[..., None], keep, jnp.zeros((), dtype))
+
+
+def masked_softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
+    """Softmax over the last axis of what is visible; zero for a query that sees nothing."""
+    lowest = jnp.asarray(-jnp.inf, scores.dtype)
+    scores = jnp.where(visible, scores, lowest)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.where(top == lowest, jnp.zeros_like(top), top))
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return weights / jnp.where(total == 0, jnp.ones_like(total), total)
+
+
+def _fused(q, groups, batch, scoring, suppressions):
+    lower, upper = query_bounds(batch, scoring.window)
+    parts, start = [], 0
+    for group in groups:
+        size = group.k.shape[1]
+        own = tuple(
+            Suppression(s.queries, s.heads, s.log_keep[:, start : start + size])
+            for s in suppressions
+        )
+        start += size
+        parts.append(_fused_group(q, group, lower, upper, scoring, own))
+    seeing = sum(jnp.isfinite(lse).astype(jnp.int32) for _, lse in parts) > 0
+    return (parts[0][0] if len(parts) == 1 else merge(parts)), seeing
+
+
+def _fused_group(q, group, lower, upper, scoring, suppressions):
+    rows, k, v = q.shape[0], group.k, group.v
+    if k.shape[0] != rows:
+        # Transient for one layer: the prefix is held once, its keys are spread here.
+        k, v = (jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (k, v))
+    return fused_attention(
+        q.astype(k.dtype), k, v, lower=lower, upper=upper, key_positions=position_or_nowhere(group.tokens),
+        scale=scoring.scale, softcap=scoring.softcap, suppress=suppressions,
+    )
+
+
+def merge(parts: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    """One softmax over several groups from each group's (out, log-sum-exp)."""
+    lse = jnp.stack([part[1] for part in parts])
+    top = jnp.max(lse, axis=0)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isinf(top), jnp.zeros_like(top), top))
+    shares = jnp.exp(lse - top[None])
+    total = jnp.sum(shares, axis=0)
+    shares = shares / jnp.where(total == 0, jnp.ones_like(total), total)[None]
+    return sum(part[0] * share[..., None] for part, share in zip(parts, shares, strict=True))

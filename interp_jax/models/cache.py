@@ -1,0 +1,124 @@
+"""The key-value cache: one shared prefix, and each row's own suffix.
+
+A prefix is held once, whatever the number of rows; row b sees its first
+`cut[b]` positions. So the cache of one trace serves every sentence of it: a
+row that continues after token c has `cut = c` and an empty suffix. Suffix slot
+s of row b holds position `cut[b] + s`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from penzai.core import struct
+
+from interp_jax.models.batch import NOWHERE, Batch
+
+
+@struct.pytree_dataclass
+class Prefix(struct.Struct):
+    """Keys and values that all rows share.
+
+    Attributes:
+        layers: one entry for each segment of the network: (k, v), each
+            [1, P, K, head_dim], for a block; a tuple over the pattern of
+            (k, v), each [n, 1, P, K, head_dim], for a stack.
+        tokens, roles, valid: [1, P].
+    """
+
+    layers: tuple
+    tokens: jax.Array
+    roles: jax.Array
+    valid: jax.Array
+
+    def sliced(self, length: int) -> Prefix:
+        """The first `length` positions: exactly the cache of that shorter prefix."""
+        cut = lambda a: a[:, :length]
+        layers = jax.tree.map(lambda a: a[..., :length, :, :], self.layers)
+        return Prefix(layers, cut(self.tokens), cut(self.roles), cut(self.valid))
+
+
+@struct.pytree_dataclass
+class Cache(struct.Struct):
+    """What a network needs to go on from where it stopped.
+
+    Attributes:
+        layers: as in `Prefix`, with rows B and S slots in place of 1 and P.
+        tokens, roles: [B, S]; of the suffix.
+        used: int32 [B]; suffix slots filled.
+        cut: int32 [B]; how much of the prefix each row sees.
+        lengths: int32 [B]; see `Batch.lengths`.
+        prefix: shared keys and values, or None.
+    """
+
+    layers: tuple
+    tokens: jax.Array
+    roles: jax.Array
+    used: jax.Array
+    cut: jax.Array
+    lengths: jax.Array
+    prefix: Prefix | None = None
+
+    @property
+    def slots(self) -> int:
+        """Suffix slots of each row."""
+        return self.tokens.shape[1]
+
+    @property
+    def next_position(self) -> jax.Array:
+        """int32 [B]; the position of each row's next token."""
+        return self.cut + self.used
+
+    def suffix_keys(self) -> Batch:
+        """The tokens behind the suffix slots."""
+        slots = jnp.arange(self.slots, dtype=jnp.int32)[None, :]
+        valid = slots < self.used[:, None]
+        positions = jnp.where(valid, self.cut[:, None] + slots, jnp.int32(0))
+        return Batch(self.tokens, valid, positions, self.roles, self.lengths)
+
+    def prefix_keys(self) -> Batch | None:
+        """The tokens of the prefix, as each row sees them: [B, P]."""
+        if self.prefix is None:
+            return None
+        rows = self.used.shape[0]
+        columns = jnp.arange(self.prefix.tokens.shape[1], dtype=jnp.int32)[None, :]
+        valid = self.prefix.valid & (columns < self.cut[:, None])
+        spread = lambda a: jnp.broadcast_to(a, (rows, a.shape[1]))
+        positions = jnp.where(valid, columns, jnp.int32(0))
+        return Batch(
+            spread(self.prefix.tokens), valid, positions, spread(self.prefix.roles), self.lengths
+        )
+
+    def appended(self, batch: Batch) -> Cache:
+        """The bookkeeping (not the keys and values) after `batch` is added."""
+        rows = jnp.arange(batch.tokens.shape[0])[:, None]
+        slots = self.target_slots(batch)
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens.at[rows, slots].set(batch.tokens, mode="drop"),
+            roles=self.roles.at[rows, slots].set(batch.roles, mode="drop"),
+            used=self.used + jnp.sum(batch.valid, axis=1, dtype=jnp.int32),
+        )
+
+    def target_slots(self, batch: Batch) -> jax.Array:
+        """int32 [B, T]; the slot of each new token; `slots` (dropped) where invalid."""
+        columns = jnp.arange(batch.tokens.shape[1], dtype=jnp.int32)[None, :]
+        return jnp.where(batch.valid, self.used[:, None] + columns, jnp.int32(self.slots))
+
+
+def position_or_nowhere(keys: Batch) -> jax.Array:
+    """int32 [B, S]; see `Batch.key_positions`."""
+    return jnp.where(keys.valid, keys.positions, jnp.int32(NOWHERE))
+
+
+def join_keys(*groups: Batch | None) -> Batch:
+    """Key tokens of several groups, one after the other along S."""
+    groups = tuple(g for g in groups if g is not None)
+    if len(groups) == 1:
+        return groups[0]
+    join = lambda name: jnp.concatenate([getattr(g, name) for g in groups], axis=1)
+    return Batch(
+        join("tokens"), join("valid"), join("positions"), join("roles"), groups[-1].lengths
+    )

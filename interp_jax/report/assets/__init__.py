@@ -1,0 +1,1 @@
+"""Style and script that every report starts with, carried as data."""

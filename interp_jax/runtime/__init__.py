@@ -1,0 +1,1 @@
+"""The process: devices, keys, the workdir and its journal, metrics, checkpoints, flags."""

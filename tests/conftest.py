@@ -1,0 +1,110 @@
+"""What holds in every test: eight fake devices, strict numbers, no skip that hides in CI."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pathlib
+
+# Before JAX wakes.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+ROOT = pathlib.Path(__file__).parent.parent
+# Scripts started by tests find this checkout, installed or not.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+# Nothing in the tests may reach for a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from interp_jax.runtime import compilation, keys  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# A second run is quicker. Programs fetched from here count as compiled (see `CompileCounter`).
+compilation.enable_compilation_cache(ROOT / ".pytest_cache" / "compiled", min_seconds=0.3)
+
+STRICT_MARKS = ("parity", "browser")
+
+
+@pytest.fixture
+def fresh_key(request):
+    """A function that returns another typed key at each call, derived from the test's name."""
+    numbers = itertools.count()
+    return lambda: keys.fold(keys.root_key(0), request.node.nodeid, next(numbers))
+
+
+@pytest.fixture
+def compile_counter():
+    """`with compile_counter() as counter:` counts the programs built inside the block."""
+    return compilation.CompileCounter
+
+
+@pytest.fixture
+def no_implicit_transfers():
+    """`with no_implicit_transfers():` around a warm compiled step: it may move no data by itself.
+
+    It is no setting for all tests, since an index or a Python scalar in eager code is such a
+    transfer.
+    """
+
+    @contextlib.contextmanager
+    def forbid():
+        with (
+            jax.transfer_guard_host_to_device("disallow"),
+            jax.transfer_guard_device_to_device("disallow"),
+            jax.transfer_guard_device_to_host("disallow"),
+        ):
+            yield
+
+    return forbid
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m core` reads core files only: the others may import what that environment lacks."""
+    if (
+        config.getoption("markexpr") == "core"
+        and collection_path.suffix == ".py"
+        and collection_path.name.startswith("test_")
+        and "mark.core" not in collection_path.read_text(encoding="utf-8")
+    ):
+        return True
+    return None
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """In CI a skipped parity or browser test has failed."""
+    report = yield
+    marks = [name for name in STRICT_MARKS if item.get_closest_marker(name)]
+    if report.skipped and marks and _in_ci() and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"a {marks[0]} test was skipped in CI: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """The same for a file that skips itself while it is read, when it speaks of such marks."""
+    report = yield
+    if report.skipped and _in_ci() and isinstance(collector, pytest.Module):
+        text = collector.path.read_text(encoding="utf-8")
+        if any(f"mark.{name}" in text for name in STRICT_MARKS):
+            report.outcome = "failed"
+            report.longrepr = f"{collector.nodeid} was skipped in CI: {_reason(report.longrepr)}"
+    return report
+
+
+def _reason(longrepr) -> str:
+    return longrepr[-1] if isinstance(longrepr, tuple) else str(longrepr)
