@@ -1,0 +1,1 @@
+"""Compiled sampling under any intervention: prefill, decode, shared prefixes, refilling."""

@@ -12,8 +12,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from penzai.core import struct
 
+from interp_jax.models import tree as struct
 from interp_jax.models.batch import Batch
 from interp_jax.models.cache import Cache, Prefix
 from interp_jax.models.decoder import Decoder

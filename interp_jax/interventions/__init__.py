@@ -1,0 +1,1 @@
+"""Interventions: sites, reads, edits, attention suppression, adapters; `network -> network`."""

@@ -81,7 +81,8 @@ def _rope(parameters: dict[str, Any], theta: float) -> Rope:
     if left.pop("partial_rotary_factor", 1) not in (1, None):
         raise _refusal("partial_rotary_factor below 1")
     if kind == "default":
-        left.pop("factor", None) if left.get("factor") in (None, 1) else None
+        if left.get("factor") in (None, 1):
+            left.pop("factor", None)
         rope = Rope(theta=float(theta))
     elif kind == "linear":
         if "factor" not in left:

@@ -137,10 +137,17 @@ def at_site(taps: tuple[Placed, ...], site: str) -> tuple[Placed, ...]:
 
 
 def run_taps(taps: tuple[Placed, ...], site: str, value, context: Context, record: Record):
-    """Hands `value` to every tap at `site`, in the order composed."""
-    for placed in at_site(taps, site):
+    """Hands `value` to every tap at `site`, in the order composed.
+
+    The value is a number of its own before and after them, in a network without taps too: else
+    a compiler contracts the product that makes it with the sum that takes it, an edit that
+    changes nothing stops that, and the base model's bits are lost.
+    """
+    value = jax.lax.optimization_barrier(value)
+    here = at_site(taps, site)
+    for placed in here:
         value = placed.tap.visit(value, placed.context(context), record)
-    return value
+    return jax.lax.optimization_barrier(value) if here else value
 
 
 def touched(name: str, mask: jax.Array, gate: jax.Array, record: Record) -> None:

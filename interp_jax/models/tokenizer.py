@@ -132,6 +132,9 @@ class Tokenizer:
     ) -> Encoded:
         """Tokens of `text`.
 
+        A character for which the vocabulary has neither token nor unknown-token sign is
+        left out, as in the reference; the offsets then have a gap there.
+
         Args:
             add_special: also what the tokenizer itself puts around a text (a bos).
             allow_special: whether spellings of control tokens become control

@@ -1,0 +1,1 @@
+"""Studies: one folder per paper, built only from the packages below."""

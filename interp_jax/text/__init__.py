@@ -1,0 +1,1 @@
+"""Text: sentences, answers, sentence embeddings."""

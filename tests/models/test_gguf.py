@@ -16,8 +16,6 @@ from interp_jax.runtime.errors import UserError
 from interp_jax.testing.host_bytes import most_held, sizes
 from interp_jax.testing.tiny import random_parameters, tiny_config
 
-pytestmark = pytest.mark.core
-
 #: Config fields that GGUF has, as the files of each architecture would hold them.
 CONFIGS = {
     "llama": dict(pattern=(LayerKind(None, Rope(500.0)),), head_dim=8),
@@ -91,6 +89,7 @@ def write(path, config, params, kinds=None, arch=None, extra=(), tensors=None):
     return path
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("arch", list(CONFIGS))
 def test_each_architecture_comes_back(arch, tmp_path):
     config = config_of(arch)
@@ -104,6 +103,7 @@ def test_each_architecture_comes_back(arch, tmp_path):
         np.testing.assert_allclose(array, params[name], rtol=0, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])
 def test_element_types_are_decoded_as_the_package_decodes_them(kind, tmp_path):
     config = config_of("llama", width=64, mlp_width=96)
@@ -125,6 +125,7 @@ def test_element_types_are_decoded_as_the_package_decodes_them(kind, tmp_path):
         assert np.abs(expected - np.asarray(params[name])).max() > 0, "nothing was lost"
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q6_K"])
 def test_k_types_are_decoded_as_the_package_decodes_them(kind, tmp_path):
     """The package cannot write these, so the blocks are random bytes with finite scales."""
@@ -152,6 +153,7 @@ def test_k_types_are_decoded_as_the_package_decodes_them(kind, tmp_path):
     np.testing.assert_array_equal(read["layers.1.up.weight"], expected)
 
 
+@pytest.mark.core
 def test_unpermuting_is_the_recipe():
     heads, rows, columns = 3, 24, 5
     stored = np.random.default_rng(0).standard_normal((rows, columns))
@@ -161,6 +163,7 @@ def test_unpermuting_is_the_recipe():
     np.testing.assert_array_equal(out, recipe.reshape(rows, columns))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("arch", ["llama", "gemma3"])
 def test_each_device_decodes_its_own_part(arch, tmp_path):
     config = config_of(arch)
@@ -181,6 +184,7 @@ def test_each_device_decodes_its_own_part(arch, tmp_path):
         np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
 
 
+@pytest.mark.core
 def test_host_holds_one_tensor_and_its_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_io, "CHUNK", 1 << 14)
     config = config_of("llama", width=128, mlp_width=512, vocab_size=16384)
@@ -194,6 +198,7 @@ def test_host_holds_one_tensor_and_its_chunks(tmp_path, monkeypatch):
     assert largest <= most < 1.25 * largest
 
 
+@pytest.mark.core
 def test_llama3_factors_are_recognised_and_others_refused(tmp_path):
     scaling = Llama3Scaling(8.0, 1.0, 4.0, 8192)
     config = config_of("llama", pattern=(LayerKind(None, Rope(500000.0, llama3=scaling)),))
@@ -207,6 +212,7 @@ def test_llama3_factors_are_recognised_and_others_refused(tmp_path):
         read_gguf(path)
 
 
+@pytest.mark.core
 def test_refusals(tmp_path):
     config = config_of("llama")
     params = random_parameters(config)
@@ -228,6 +234,7 @@ def test_refusals(tmp_path):
         read_gguf(tmp_path / "e.gguf")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.999])
 def test_truncated_file_is_named(share, tmp_path):
     config = config_of("llama")

@@ -14,12 +14,10 @@ from interp_jax.models.gguf_header import open_gguf
 from interp_jax.models.glass import read_glass_tokenizer
 from interp_jax.models.safetensors_write import save_hf
 from interp_jax.models.sources import DEFAULT_MODEL, locate
-from interp_jax.models.tokenizer import GUARD, ControlToken, SpecialIds, Tokenizer
+from interp_jax.models.tokenizer import GUARD, GUARD_END, ControlToken, SpecialIds, Tokenizer
 from interp_jax.models.tokenizer_files import tokenizer_from_gguf, tokenizer_from_hf
 from interp_jax.runtime.errors import UserError
 from interp_jax.testing.tiny import random_parameters, tiny_config
-
-pytestmark = pytest.mark.core
 
 AWKWARD = [
     "The  capital of France: 1234567890!",
@@ -81,7 +79,20 @@ def test_oracle_ids(smol):
     ]  # fmt: skip
 
 
-@given(st.text(max_size=40))
+#: SmolLM2's vocabulary has no token for these control characters, nor for planes 4 to 11.
+MISSING = "\x04\x06\x13\x14\x16\x1d"
+KNOWN = st.characters(codec="utf-8", exclude_characters=MISSING).filter(
+    lambda c: not 0x40000 <= ord(c) < 0xC0000 and not GUARD <= ord(c) < GUARD_END
+)
+
+
+def test_characters_without_a_token_are_left_out_and_the_offsets_show_it(smol):
+    out = smol.encode("a\x04b")
+    assert smol.decode(out.ids) == "ab"
+    assert out.offsets.tolist() == [[0, 1], [2, 3]]
+
+
+@given(st.text(KNOWN, max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_any_text_comes_back_and_offsets_cover_it(smol, text):
     out = smol.encode(text)
@@ -146,6 +157,7 @@ def folder_of(tmp_path, values, **files):
     return tmp_path
 
 
+@pytest.mark.core
 def test_hf_control_tokens_are_special_ones_and_those_outside_the_vocabulary(tmp_path):
     added = [("<think>", False), ("<end>", True), ("ab", False)]
     folder = folder_of(
@@ -166,6 +178,7 @@ def test_hf_control_tokens_are_special_ones_and_those_outside_the_vocabulary(tmp
     assert tokenizer.to_json() == (folder / "tokenizer.json").read_text()
 
 
+@pytest.mark.core
 def test_a_vocabulary_that_spells_a_control_token_is_refused_not_obeyed(tmp_path):
     values = byte_level(vocab_extra=["<s>"], added=[("<s>", True)])
     values["model"]["ignore_merges"] = True
@@ -176,6 +189,7 @@ def test_a_vocabulary_that_spells_a_control_token_is_refused_not_obeyed(tmp_path
         tokenizer.encode("<s>")
 
 
+@pytest.mark.core
 def test_beginning_of_text_is_added_on_request(tmp_path):
     post = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
     values = byte_level(added=[("<s>", True)], post=post)
@@ -184,6 +198,7 @@ def test_beginning_of_text_is_added_on_request(tmp_path):
     assert tokenizer.encode("ab").ids.tolist() == [256]
 
 
+@pytest.mark.core
 def test_fingerprint_tells_vocabularies_and_control_tokens_apart():
     def make(text="<s>", nfc=False):
         backend = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
@@ -208,6 +223,7 @@ def test_glass_tokenizer_is_the_packages_own(language):
     assert ours.encode("Alice was beginning to").offsets[-1].tolist() == [19, 22]
 
 
+@pytest.mark.core
 def test_refused_gguf_tokenizers():
     with pytest.raises(UserError, match="'tekken'"):
         tokenizer_from_gguf({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken"})
@@ -215,6 +231,7 @@ def test_refused_gguf_tokenizers():
         tokenizer_from_gguf({"tokenizer.ggml.model": "llama"})
 
 
+@pytest.mark.core
 def test_unreadable_tokenizer_json(tmp_path):
     with pytest.raises(UserError, match="no file tokenizer.json"):
         tokenizer_from_hf(tmp_path)
@@ -224,6 +241,7 @@ def test_unreadable_tokenizer_json(tmp_path):
         tokenizer_from_hf(folder_of(tmp_path, values))
 
 
+@pytest.mark.core
 def test_special_ids_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SpecialIds().bos = 1
