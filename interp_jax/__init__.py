@@ -12,44 +12,44 @@ from typing import TYPE_CHECKING, Any
 from interp_jax.version import __version__
 
 if TYPE_CHECKING:
-    from interp_jax.runtime.errors import UserError as UserError
-    from interp_jax.generation.language_model import load as load
-    from interp_jax.generation.language_model import LanguageModel as LanguageModel
+    from interp_jax.generation.engine import Engine as Engine
     from interp_jax.generation.language_model import Completion as Completion
     from interp_jax.generation.language_model import Generation as Generation
+    from interp_jax.generation.language_model import LanguageModel as LanguageModel
+    from interp_jax.generation.language_model import load as load
     from interp_jax.generation.prompts import Prompt as Prompt
-    from interp_jax.generation.engine import Engine as Engine
     from interp_jax.generation.requests import Request as Request
     from interp_jax.generation.requests import Sample as Sample
     from interp_jax.generation.sampling_params import SamplingParams as SamplingParams
+    from interp_jax.interventions.lora import lora as lora
+    from interp_jax.interventions.lora import merge_lora as merge_lora
+    from interp_jax.interventions.lora import stack_loras as stack_loras
+    from interp_jax.interventions.placing import compose as compose
+    from interp_jax.interventions.placing import detach as detach
+    from interp_jax.interventions.reads import AsIs as AsIs
+    from interp_jax.interventions.reads import Last as Last
+    from interp_jax.interventions.reads import Mean as Mean
+    from interp_jax.interventions.reads import Norm as Norm
+    from interp_jax.interventions.reads import Projection as Projection
+    from interp_jax.interventions.reads import SpanMeans as SpanMeans
+    from interp_jax.interventions.reads import TopK as TopK
+    from interp_jax.interventions.run import run as run
+    from interp_jax.interventions.verbs import ablate_heads as ablate_heads
+    from interp_jax.interventions.verbs import add as add
+    from interp_jax.interventions.verbs import project_out as project_out
+    from interp_jax.interventions.verbs import read as read
+    from interp_jax.interventions.verbs import replace as replace
+    from interp_jax.interventions.verbs import scale as scale
+    from interp_jax.interventions.verbs import set_component as set_component
+    from interp_jax.interventions.verbs import suppress_attention as suppress_attention
+    from interp_jax.interventions.where import Where as Where
     from interp_jax.models.batch import Batch as Batch
     from interp_jax.models.config import ModelConfig as ModelConfig
     from interp_jax.models.decoder import Decoder as Decoder
     from interp_jax.models.decoder import build_decoder as build_decoder
-    from interp_jax.models.sites import Site as Site
     from interp_jax.models.sites import SITES as SITES
-    from interp_jax.interventions.where import Where as Where
-    from interp_jax.interventions.verbs import read as read
-    from interp_jax.interventions.verbs import add as add
-    from interp_jax.interventions.verbs import replace as replace
-    from interp_jax.interventions.verbs import project_out as project_out
-    from interp_jax.interventions.verbs import set_component as set_component
-    from interp_jax.interventions.verbs import scale as scale
-    from interp_jax.interventions.verbs import ablate_heads as ablate_heads
-    from interp_jax.interventions.verbs import suppress_attention as suppress_attention
-    from interp_jax.interventions.placing import compose as compose
-    from interp_jax.interventions.placing import detach as detach
-    from interp_jax.interventions.run import run as run
-    from interp_jax.interventions.reads import AsIs as AsIs
-    from interp_jax.interventions.reads import Last as Last
-    from interp_jax.interventions.reads import Mean as Mean
-    from interp_jax.interventions.reads import SpanMeans as SpanMeans
-    from interp_jax.interventions.reads import Norm as Norm
-    from interp_jax.interventions.reads import Projection as Projection
-    from interp_jax.interventions.reads import TopK as TopK
-    from interp_jax.interventions.lora import lora as lora
-    from interp_jax.interventions.lora import stack_loras as stack_loras
-    from interp_jax.interventions.lora import merge_lora as merge_lora
+    from interp_jax.models.sites import Site as Site
+    from interp_jax.runtime.errors import UserError as UserError
 
 # Public name -> the module that defines it. The reference page is made from this table.
 PUBLIC: dict[str, str] = {
