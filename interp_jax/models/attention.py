@@ -20,7 +20,6 @@ from interp_jax.models.layers import softcap, wide
 from interp_jax.models.suppression import Suppression
 from interp_jax.models.taps import Context, Placed, Record, at_site, run_taps
 
-
 # Queries x keys up to which a score matrix is no burden (64 KiB a head); measured on a CPU,
 # the fused path is not faster below it.
 SMALL = 128 * 128

@@ -113,7 +113,8 @@ class Decoder(struct.Struct):
             columns = batch.last[:, None] if last else batch.pack_columns(logits_at)
             x = jnp.take_along_axis(x, columns[..., None], axis=1)
             context = dataclasses.replace(context, batch=batch.at(columns))
-        matrix, spec = (self.embed, "btd,vd->btv") if self.head is None else (self.head, "btd,dv->btv")
+        tied = self.head is None
+        matrix, spec = (self.embed, "btd,vd->btv") if tied else (self.head, "btd,dv->btv")
         logits = jnp.einsum(
             spec, x.astype(matrix.dtype), matrix, preferred_element_type=wide(matrix.dtype)
         )

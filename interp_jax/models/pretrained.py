@@ -14,6 +14,7 @@ from interp_jax.models.config import ModelConfig
 from interp_jax.models.gguf_header import open_gguf
 from interp_jax.models.gguf_io import read_gguf
 from interp_jax.models.glass import read_glass, read_glass_tokenizer
+from interp_jax.models.orbax_io import read_orbax
 from interp_jax.models.placing import ShardingFor, host_dtype
 from interp_jax.models.safetensors_io import read_hf, weight_files
 from interp_jax.models.sources import DEFAULT_MODEL, Located, locate
@@ -101,6 +102,9 @@ def load_parameters(
             own = at.path.with_suffix("").with_suffix(".tokenizer.json")
             words = _tokenizer(tokenizer) or read_glass_tokenizer(own)
             config, params = read_glass(at.path, dtype, sharding_for)
+        elif at.kind == "orbax":
+            words = _tokenizer(tokenizer or at.path)
+            config, params = read_orbax(at.path, dtype, sharding_for)
         else:
             words = _tokenizer(tokenizer) or tokenizer_from_hf(at.path)
             config, params = read_hf(at.path, dtype, sharding_for)
@@ -127,6 +131,9 @@ def _digest(at: Located) -> str:
     """SHA-256 of the weights: of the one file, or of the list of the shards' digests."""
     if at.sha256 is not None:
         return at.sha256
-    files = [at.path] if at.kind != "hf" else weight_files(at.path)
+    if at.kind == "orbax":
+        files = sorted(f for f in (at.path / "orbax").rglob("*") if f.is_file())
+    else:
+        files = [at.path] if at.kind != "hf" else weight_files(at.path)
     digests = [hash_file(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256(repr(digests).encode()).hexdigest()

@@ -62,14 +62,15 @@ class Located:
 
     Attributes:
         name: what was asked for.
-        kind: `hf` (a folder), `gguf` (a file) or `glass` (an npz of glassllm).
+        kind: `hf` (a folder), `orbax` (one that `save_orbax` wrote), `gguf` (a file) or
+            `glass` (an npz of glassllm).
         path: the folder or file.
         revision: commit of a hub model, else None.
         sha256: of the file, where it has been computed already.
     """
 
     name: str
-    kind: Literal["hf", "gguf", "glass"]
+    kind: Literal["hf", "orbax", "gguf", "glass"]
     path: Path
     revision: str | None = None
     sha256: str | None = None
@@ -91,7 +92,7 @@ def locate(name: str = DEFAULT_MODEL, revision: str | None = None) -> Located:
         return _packaged(name, PACKAGED[name])
     path = Path(name).expanduser()
     if path.is_dir():
-        return Located(name, "hf", path)
+        return Located(name, "orbax" if (path / "orbax").is_dir() else "hf", path)
     if path.is_file() and path.suffix == ".gguf":
         return Located(name, "gguf", path)
     if path.exists():
