@@ -13,6 +13,7 @@ network, or pass it through `jit`, `grad` and `vmap` as data.
 from __future__ import annotations
 
 import jax
+import numpy as np
 
 from interp_jax.interventions.edits import Add, ProjectOut, Replace, Scale, SetComponent
 from interp_jax.interventions.placing import Compose, compose
@@ -24,6 +25,11 @@ from interp_jax.models.sites import Site
 
 def _site(site: str | Site) -> Site:
     return Site.parse(site) if isinstance(site, str) else site
+
+
+def _array(vector) -> jax.Array | np.ndarray:
+    """Lists become float32 arrays; arrays stay what they are."""
+    return vector if hasattr(vector, "shape") else np.asarray(vector, np.float32)
 
 
 def read(
@@ -43,13 +49,13 @@ def read(
 def add(site: str | Site, vector: jax.Array, *, name: str | None = None, **options) -> Add:
     """Steering: `x + strength * vector`. Options and shapes: see `edits`."""
     site = _site(site)
-    return Add(name or f"add:{site}", site, vector=vector, **options)
+    return Add(name or f"add:{site}", site, vector=_array(vector), **options)
 
 
 def replace(site: str | Site, vector: jax.Array, *, name: str | None = None, **options) -> Replace:
     """Patching: the vector in place of the value. Options and shapes: see `edits`."""
     site = _site(site)
-    return Replace(name or f"replace:{site}", site, vector=vector, **options)
+    return Replace(name or f"replace:{site}", site, vector=_array(vector), **options)
 
 
 def project_out(
@@ -57,7 +63,7 @@ def project_out(
 ) -> ProjectOut:
     """Removes the component along the vector. Options and shapes: see `edits`."""
     site = _site(site)
-    return ProjectOut(name or f"project_out:{site}", site, vector=vector, **options)
+    return ProjectOut(name or f"project_out:{site}", site, vector=_array(vector), **options)
 
 
 def set_component(
@@ -66,7 +72,7 @@ def set_component(
     """Sets the component along the unit vector to `target`. Options: see `edits`."""
     site = _site(site)
     return SetComponent(
-        name or f"set_component:{site}", site, vector=vector, target=target, **options
+        name or f"set_component:{site}", site, vector=_array(vector), target=target, **options
     )
 
 

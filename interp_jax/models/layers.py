@@ -21,6 +21,28 @@ def wide(dtype) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
+@jax.custom_jvp
+def settle(x: jax.Array) -> jax.Array:
+    """x itself, but rounded before anything is added to it.
+
+    A compiler contracts a product with the sum that takes it into one rounding, or does not,
+    depending on what stands around them. An edit that changes nothing would change that and
+    lose the base model's bits, so it is stopped in every network alike. XLA on a CPU drops `optimization_barrier` and idle
+    `reduce_precision` too early, and sees through a choice by mask. What it does not see: the
+    square of a whole number is 0, 1 or 4 modulo 8, so its bits 0 and 2 are never both set.
+    """
+    whole = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    bits = jax.lax.bitcast_convert_type(x, whole)
+    square = bits * bits
+    never = square & (square >> jnp.asarray(2, whole)) & jnp.asarray(1, whole)
+    return jax.lax.bitcast_convert_type(bits ^ never, x.dtype)
+
+
+@settle.defjvp
+def _settle_jvp(primals, tangents):
+    return settle(*primals), tangents[0]
+
+
 @struct.pytree_dataclass
 class Linear(struct.Struct):
     """`x @ weight + bias`: weight [in, out], bias [out] or None."""
@@ -55,7 +77,7 @@ class RMSNorm(struct.Struct):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D], computed in x's dtype."""
-        mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
+        mean_square = jnp.mean(settle(x * x), axis=-1, keepdims=True)
         gain = self.gain.astype(x.dtype) + jnp.asarray(self.offset, x.dtype)
         normed = x * jax.lax.rsqrt(mean_square + jnp.asarray(self.eps, x.dtype))
         return normed * jnp.expand_dims(gain, tuple(range(x.ndim - 1)))

@@ -39,11 +39,11 @@ def _kind(axes, layered, meaning, hf, tl, nn, sae) -> SiteKind:
 
 
 _L = "model.layers.{l}"
+_POST = "; with post-norms "
 SITES: dict[str, SiteKind] = {
     "embed": _kind(
         "BTD", False, "token embedding, after any scaling",
-        "model.embed_tokens (times the scale)", "hook_embed", "model.embed_tokens.output",
-        "hook_embed",
+        "model.embed_tokens output", "hook_embed", "model.embed_tokens.output", "hook_embed",
     ),
     "resid_pre": _kind(
         "BTD", True, "the stream entering the block",
@@ -55,11 +55,11 @@ SITES: dict[str, SiteKind] = {
     ),
     "attn_q": _kind(
         "BTHd", True, "queries, after their norm and rotation, before the query scale",
-        "query_states in apply_rotary_pos_emb", "blocks.{l}.attn.hook_rot_q", "-", "-",
+        "apply_rotary_pos_emb output [0]", "blocks.{l}.attn.hook_rot_q", "-", "-",
     ),
     "attn_k": _kind(
         "BTKd", True, "keys, after their norm and rotation",
-        "key_states in apply_rotary_pos_emb", "blocks.{l}.attn.hook_rot_k", "-", "-",
+        "apply_rotary_pos_emb output [1]", "blocks.{l}.attn.hook_rot_k", "-", "-",
     ),
     "attn_v": _kind(
         "BTKd", True, "values", _L + ".self_attn.v_proj output", "blocks.{l}.attn.hook_v",
@@ -67,12 +67,13 @@ SITES: dict[str, SiteKind] = {
     ),
     "attn_scores": _kind(
         "BHTS", True, "scaled and capped scores, before the mask (0 where not visible)",
-        "-", "blocks.{l}.attn.hook_attn_scores (masked)", "-", "-",
+        "softmax input in eager_attention_forward (masked)",
+        "blocks.{l}.attn.hook_attn_scores (masked)", "-", "-",
     ),
     "attn_weights": _kind(
         "BHTS", True, "softmax of the scores",
-        _L + ".self_attn output [1]", "blocks.{l}.attn.hook_pattern",
-        _L + ".self_attn.output[1]", "-",
+        _L + ".self_attn output [1] (eager attention)", "blocks.{l}.attn.hook_pattern",
+        _L + ".self_attn.output[1] (eager attention)", "-",
     ),
     "head_out": _kind(
         "BTHd", True, "each head's mix of values, before the output projection",
@@ -81,12 +82,17 @@ SITES: dict[str, SiteKind] = {
     ),
     "attn_out": _kind(
         "BTD", True, "what attention adds to the stream, after any post-norm",
-        _L + ".self_attn output [0] (post_attention_layernorm with post-norms)",
-        "blocks.{l}.hook_attn_out", _L + ".self_attn.output[0]", "blocks.{l}.hook_attn_out",
+        _L + ".self_attn output [0]" + _POST + _L + ".post_attention_layernorm output",
+        "blocks.{l}.hook_attn_out",
+        _L + ".self_attn.output[0]" + _POST + _L + ".post_attention_layernorm.output",
+        "blocks.{l}.hook_attn_out",
     ),
     "resid_mid": _kind(
         "BTD", True, "the stream between attention and MLP",
-        "-", "blocks.{l}.hook_resid_mid", "-", "blocks.{l}.hook_resid_mid",
+        _L + ".post_attention_layernorm input" + _POST + _L + ".pre_feedforward_layernorm input",
+        "blocks.{l}.hook_resid_mid",
+        _L + ".post_attention_layernorm.input" + _POST + _L + ".pre_feedforward_layernorm.input",
+        "blocks.{l}.hook_resid_mid",
     ),
     "mlp_in": _kind(
         "BTD", True, "MLP input, after norm and gain",
@@ -99,12 +105,14 @@ SITES: dict[str, SiteKind] = {
     ),
     "mlp_out": _kind(
         "BTD", True, "what the MLP adds to the stream, after any post-norm",
-        _L + ".mlp output (post_feedforward_layernorm with post-norms)",
-        "blocks.{l}.hook_mlp_out", _L + ".mlp.output", "blocks.{l}.hook_mlp_out",
+        _L + ".mlp output" + _POST + _L + ".post_feedforward_layernorm output",
+        "blocks.{l}.hook_mlp_out",
+        _L + ".mlp.output" + _POST + _L + ".post_feedforward_layernorm.output",
+        "blocks.{l}.hook_mlp_out",
     ),
     "resid_post": _kind(
         "BTD", True, "the stream leaving the block",
-        _L + " output", "blocks.{l}.hook_resid_post", _L + ".output[0]",
+        _L + " output", "blocks.{l}.hook_resid_post", _L + ".output",
         "blocks.{l}.hook_resid_post",
     ),
     "final_norm": _kind(
@@ -112,8 +120,8 @@ SITES: dict[str, SiteKind] = {
         "model.norm output", "-", "model.norm.output", "-",
     ),
     "logits": _kind(
-        "BTV", False, "logits, after any cap", "lm_head output (capped)", "output",
-        "lm_head.output", "-",
+        "BTV", False, "logits, after any cap", "output.logits (lm_head output is not capped)",
+        "the returned logits", "output.logits", "-",
     ),
 }
 

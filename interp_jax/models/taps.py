@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from penzai.core import struct
 
 from interp_jax.models.batch import Batch
+from interp_jax.models.layers import settle
 from interp_jax.models.sites import Site
 
 
@@ -139,29 +140,15 @@ def at_site(taps: tuple[Placed, ...], site: str) -> tuple[Placed, ...]:
 def run_taps(taps: tuple[Placed, ...], site: str, value, context: Context, record: Record):
     """Hands `value` to every tap at `site`, in the order composed."""
     if site in _PRODUCTS:
-        value = settle(value, context.batch.valid)
-    for placed in at_site(taps, site):
+        value = settle(value)
+    here = at_site(taps, site)
+    for placed in here:
         value = placed.tap.visit(value, placed.context(context), record)
-    return value
+    return settle(value) if here else value
 
 
-# Sites whose value is made by a multiplication, or hands one on.
-_PRODUCTS = frozenset(
-    ("embed", "attn_in", "attn_q", "attn_k", "attn_out", "mlp_in", "mlp_hidden", "mlp_out")
-    + ("final_norm",)
-)
-
-
-def settle(value: jax.Array, valid: jax.Array) -> jax.Array:
-    """`value` [B, T, ...], zero where no token is, and rounded before anything is added to it.
-
-    A compiler contracts a product with the sum that takes it into one rounding. An edit between
-    the two stops that, even one that changes nothing, and the base model's bits would be lost.
-    A choice that depends on data stops it in every network alike (XLA drops
-    `optimization_barrier` and idle `reduce_precision` too early on a CPU).
-    """
-    valid = jnp.expand_dims(valid, tuple(range(2, value.ndim)))
-    return jnp.where(valid, value, jnp.zeros((), value.dtype))
+# Sites whose value may be a product that an edit, or the stream, adds something to.
+_PRODUCTS = frozenset(("embed", "attn_q", "attn_k", "attn_out", "mlp_out"))
 
 
 def touched(name: str, mask: jax.Array, gate: jax.Array, record: Record) -> None:

@@ -1,0 +1,189 @@
+"""The ladder: tiny random models of every family against transformers, embedding to logits.
+
+Each rung: the embedding, the stream after every block, the final norm, the logits. Full and
+ragged batches, both padding sides, cached and not, unrolled and scanned, both attention paths.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interp_jax.interventions.placing import compose
+from interp_jax.interventions.verbs import read
+from interp_jax.models.batch import Batch
+from interp_jax.models.config import Rope, parameter_shapes
+from interp_jax.models.decoder import build_decoder
+from tests.models.reference import (
+    CASES,
+    LENGTH,
+    LENGTHS,
+    padding,
+    reference,
+    run_reference,
+    tokens_of,
+)
+
+pytestmark = pytest.mark.parity
+
+TOLERANCE = 1e-4
+RUNGS = ("embed", "resid_post", "final_norm")
+FORWARD = jax.jit(lambda network, batch: network(batch))
+
+
+def network_of(case, layout, path):
+    ref = reference(case)
+    return dataclasses.replace(build_decoder(ref.config, ref.params, layout), path=path)
+
+
+@functools.cache
+def expected(case, side):
+    """(logits, hidden states: embedding, after each block but the last, final norm)."""
+    out = run_reference(
+        reference(case).model, tokens_of(case), padding(side), output_hidden_states=True
+    )
+    return out.logits.numpy(), [h.numpy() for h in out.hidden_states]
+
+
+def difference(ours, theirs, valid):
+    return float(np.abs(np.asarray(ours) - theirs)[valid].max())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+@pytest.mark.parametrize("path", ["reference", "fused"])
+def test_embedding_to_logits(case, layout, path, record_property):
+    network = network_of(case, layout, path)
+    assert network.layout == layout
+    reading = compose(*map(read, RUNGS))(network)
+    # A left-padded batch is another program: once for each layout and path is enough.
+    sides = ("left",) if layout != ("unrolled" if path == "reference" else "scanned") else (
+        "none", "right",
+    )
+    for side in sides:
+        valid = padding(side)
+        logits, hidden = expected(case, side)
+        ours, tape = FORWARD(reading, Batch.make(tokens_of(case), valid))
+        assert logits[valid].std() >= 1.0
+        rungs = {
+            "embedding": difference(tape["embed"], hidden[0], valid),
+            "final norm": difference(tape["final_norm"], hidden[-1], valid),
+            "logits": difference(ours, logits, valid),
+        }
+        for layer, theirs in enumerate(hidden[1:-1]):
+            rungs[f"block {layer}"] = difference(tape["resid_post"][layer], theirs, valid)
+        record_property(f"{case}/{side}", max(rungs.values()))
+        print(case, layout, path, side, rungs["logits"], max(rungs.values()))
+        assert max(rungs.values()) <= TOLERANCE, rungs
+
+
+@functools.partial(jax.jit, static_argnames=("fresh", "logits_at"))
+def extend(network, batch, cache, *, fresh, logits_at):
+    logits, _, cache = network.extend(batch, cache, logits_at=logits_at, fresh=fresh)
+    return logits, cache
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("layout", "path"), [("unrolled", "auto"), ("scanned", "fused")])
+def test_cached(case, layout, path):
+    """A ragged prefill, then token by token; against one uncached forward of the reference."""
+    network = network_of(case, layout, path)
+    tokens, logits = tokens_of(case), expected(case, "none")[0]
+    # Rows start with 8, 3 and 1 tokens, so that the window slides over old keys and new ones.
+    first = np.asarray([8, 3, 1])
+    width = int(first.max())
+    valid = np.arange(width)[None, :] < first[:, None]
+    cache = network.empty_cache(len(first), LENGTH)
+    ours, cache = extend(
+        network, Batch.make(tokens[:, :width], valid), cache, fresh=True, logits_at="all"
+    )
+    worst = difference(ours, logits[:, :width], valid)
+    rows = np.arange(len(first))
+    for step in range(LENGTH - width):
+        at = first + step
+        batch = Batch.make(tokens[rows, at][:, None], start=cache.next_position)
+        ours, cache = extend(network, batch, cache, fresh=False, logits_at="last")
+        worst = max(worst, float(np.abs(np.asarray(ours[:, 0]) - logits[rows, at]).max()))
+    print(case, layout, path, "cached", worst)
+    assert worst <= TOLERANCE
+
+
+def _ropes(config, change):
+    return tuple(dataclasses.replace(k, rope=change(k.rope)) for k in config.pattern)
+
+
+def switches(config):
+    """Name -> the config with that one switch off or turned."""
+    turn = lambda **over: dataclasses.replace(config, **over)
+    off = {
+        "theta": turn(pattern=_ropes(config, lambda r: dataclasses.replace(r, theta=r.theta * 2))),
+        "query_scale": turn(query_scale=config.query_scale * 1.5),
+        "norm_eps": turn(norm_eps=1e-6),
+        "activation": turn(activation="gelu" if config.activation != "gelu" else "silu"),
+    }
+    kinds = config.pattern
+    if any(kind.window for kind in kinds):
+        off["window"] = turn(pattern=tuple(dataclasses.replace(k, window=None) for k in kinds))
+        off["window width"] = turn(
+            pattern=tuple(dataclasses.replace(k, window=k.window and k.window + 1) for k in kinds)
+        )
+    if len(kinds) > 1:
+        off["order of the pattern"] = turn(pattern=kinds[::-1])
+        off["length of the pattern"] = turn(pattern=kinds[:-1])
+    if len({kind.rope for kind in kinds}) > 1:
+        off["two ropes"] = turn(pattern=_ropes(config, lambda _: kinds[0].rope))
+    if any(kind.rope.linear_factor != 1 for kind in kinds):
+        off["linear scaling"] = turn(pattern=_ropes(config, lambda r: Rope(r.theta)))
+    if any(kind.rope.llama3 for kind in kinds):
+        off["llama3 scaling"] = turn(pattern=_ropes(config, lambda r: Rope(r.theta)))
+    for name, neutral in (
+        ("norm_offset", 0.0), ("embed_scale", 1.0), ("attn_softcap", None),
+        ("logit_softcap", None), ("qkv_bias", False), ("out_bias", False), ("mlp_bias", False),
+        ("qk_norm", False), ("post_norms", False),
+    ):  # fmt: skip
+        if getattr(config, name) != neutral:
+            off[name] = turn(**{name: neutral})
+    return off
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_switch_shows(case):
+    """Each switch turned alone moves the logits far beyond the tolerance of the ladder."""
+    ref, valid = reference(case), padding("none")
+    batch, logits = Batch.make(tokens_of(case)), expected(case, "none")[0]
+    moved = {}
+    for name, config in switches(ref.config).items():
+        params = {key: ref.params[key] for key in parameter_shapes(config)}
+        # Eagerly: two dozen programs would take longer to compile than to interpret.
+        ours, _ = build_decoder(config, params)(batch)
+        moved[name] = difference(ours, logits, valid)
+    print(case, {name: round(value, 4) for name, value in moved.items()})
+    assert min(moved.values()) > 20 * TOLERANCE, moved
+
+
+def test_together_the_cases_have_every_switch():
+    together = {name for case in CASES for name in switches(reference(case).config)}
+    assert together == {
+        "theta", "query_scale", "norm_eps", "activation", "window", "window width",
+        "order of the pattern", "length of the pattern", "two ropes", "linear scaling",
+        "llama3 scaling", "norm_offset", "embed_scale", "attn_softcap", "logit_softcap",
+        "qkv_bias", "out_bias", "mlp_bias", "qk_norm", "post_norms",
+    }  # fmt: skip
+    assert {reference(case).config.tied_head for case in CASES} == {True, False}
+    assert reference("gemma3").config.n_layers % len(reference("gemma3").config.pattern) == 2
+    assert max(LENGTHS) > reference("mistral").config.pattern[0].window
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma2"])
+def test_every_parameter_shows(case):
+    """No weight is read and then forgotten: each one, changed alone, moves the logits."""
+    ref = reference(case)
+    batch = Batch.make(tokens_of(case)[:1])
+    slope = jax.jit(
+        jax.grad(lambda params: jnp.sum(build_decoder(ref.config, params)(batch)[0] ** 2))
+    )(ref.params)
+    still = [name for name, g in slope.items() if float(jnp.max(jnp.abs(g))) < 1e-3]
+    assert [name for name in still if not name.endswith("k.bias")] == []
