@@ -42,6 +42,9 @@ class Engine:
         per_row: items [B] -> intervention whose operands have those rows; an
             idle slot is given item 0. Its structure must not depend on the items.
         batch_size: slots at most.
+        all_slots: always use that many, however few requests there are: programs
+            are then the same for a part of the requests as for all of them, and so
+            are the bits (a run that is resumed has only a part left).
         role: given to sampled tokens.
         keep: what becomes of reads during decoding, see `collecting`.
         watch: host-side stop condition, looked at every `watch_every` steps.
@@ -51,6 +54,7 @@ class Engine:
         self, network: Decoder, params: SamplingParams, *, stop_tokens: Sequence[int] = (),
         interventions=None, per_row: PerRow | None = None, batch_size: int = 64, role: int = 0,
         keep: Keep | None = None, watch: Watch | None = None, watch_every: int = 16,
+        all_slots: bool = False,
     ):
         if batch_size < 1:
             raise UserError(
@@ -59,6 +63,7 @@ class Engine:
         self.network, self.params = network, params
         self.interventions, self.per_row = interventions, per_row
         self.stop_tokens = jnp.asarray(list(stop_tokens) or [-1], jnp.int32)
+        self.all_slots = all_slots
         self.batch_size, self.role = batch_size, jnp.asarray(role, jnp.int8)
         self.keep, self.watch, self.watch_every = keep, watch, watch_every
         self.stats = Stats()
@@ -115,7 +120,9 @@ class Engine:
         return network
 
     def _bucket(self, queue, slots: int, prefix: SharedPrefix | None) -> Iterator[Sample]:
-        rows = min(self.batch_size, bucket(len(queue), 1))
+        rows = self.batch_size if self.all_slots else min(
+            self.batch_size, bucket(len(queue), 1)
+        )
         budget = max(r.budget for r in queue)
         items = np.zeros(rows, np.int64)
         network = self._edited(items)

@@ -26,6 +26,7 @@ from interp_jax.models.batch import Batch
 from interp_jax.models.chat import ChatTemplate
 from interp_jax.models.decoder import Decoder, Layout, Tape, build_decoder
 from interp_jax.models.pretrained import Origin, load_parameters
+from interp_jax.models.sharding import parameter_sharding
 from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.models.tokenizer import Tokenizer
 from interp_jax.runtime.errors import UserError
@@ -232,7 +233,8 @@ class _StopWatch:
 
 def load(
     name: str = DEFAULT_MODEL, *, dtype: str = "float32", layout: Layout | None = None,
-    revision: str | None = None, tokenizer: str | None = None, sharding_for=None,
+    revision: str | None = None, tokenizer: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> LanguageModel:
     """Loads a language model.
 
@@ -244,11 +246,13 @@ def load(
         layout: `unrolled` or `scanned`; None is unrolled on a CPU, where decoding
             is then faster, and scanned elsewhere, where it compiles faster.
         revision: of a hub id. tokenizer: folder of another tokenizer.
-        sharding_for: where each parameter lives, see `models.placing`.
+        mesh: devices that hold the weights together (`runtime.mesh.make_mesh`), each
+            reading its own part of the files; None for the default device.
 
     Raises:
         UserError: whatever is wrong with the name, the files or their contents.
     """
+    sharding_for = None if mesh is None else parameter_sharding(mesh)
     weights = load_parameters(name, dtype, revision, tokenizer, sharding_for)
     if layout is None:
         layout = "unrolled" if jax.default_backend() == "cpu" else "scanned"

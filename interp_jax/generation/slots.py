@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from interp_jax.models import tree as struct
 from interp_jax.models.batch import Batch
-from interp_jax.models.cache import Cache, Prefix
+from interp_jax.models.cache import Cache, Prefix, map_keys
 from interp_jax.models.decoder import Decoder
 
 
@@ -139,7 +139,7 @@ def admit(network: Decoder, state: Slots, arrivals: Arrivals) -> tuple[Slots, di
         seen = put(seen, fresh)
     state = dataclasses.replace(
         state,
-        cache=_insert(network, state.cache, cache, slot, before),
+        cache=_insert(state.cache, cache, slot, before),
         token=put(state.token, last(arrivals.prompt)), role=put(state.role, last(arrivals.roles)),
         active=put(state.active, arrivals.budget > 0), stopped=fill(state.stopped),
         budget=put(state.budget, arrivals.budget), made=fill(state.made),
@@ -151,20 +151,27 @@ def admit(network: Decoder, state: Slots, arrivals: Arrivals) -> tuple[Slots, di
     return state, {n: a for n, a in tape.items() if a.ndim == 1}
 
 
-def _insert(network: Decoder, cache: Cache, new: Cache, slot, used) -> Cache:
+def _insert(cache: Cache, new: Cache, slot, used) -> Cache:
     """Writes the rows of a small cache into `slot` of the running one."""
     width = new.slots
-    layers = []
-    for segment, old, fresh in zip(network.segments, cache.layers, new.layers, strict=True):
-        stacked = hasattr(segment, "pattern")
-        if stacked:
-            write = lambda o, f: o.at[:, slot, :width].set(f, mode="drop")
-        else:
-            write = lambda o, f: o.at[slot, :width].set(f, mode="drop")
-        layers.append(jax.tree.map(write, old, fresh))
+
+    def row(old, fresh, *index):
+        # Whole numbers: XLA on a CPU converts a whole bfloat16 array for every scatter.
+        dtype = old.dtype
+        if dtype == jnp.bfloat16:
+            old, fresh = (jax.lax.bitcast_convert_type(a, jnp.uint16) for a in (old, fresh))
+        at = (slot, *index) if old.ndim == 4 else (slice(None), slot, *index)
+        old = old.at[at].set(fresh, mode="drop")
+        return old if old.dtype == dtype else jax.lax.bitcast_convert_type(old, dtype)
+
+    layers = map_keys(
+        lambda old, fresh: row(old, fresh, slice(None), slice(None), slice(width)),
+        lambda old, fresh: row(old, fresh, slice(None), slice(width)),
+        cache.layers, new.layers,
+    )
     put = lambda old, value: old.at[slot].set(value, mode="drop")
     return dataclasses.replace(
-        cache, layers=tuple(layers), used=put(cache.used, used), cut=put(cache.cut, new.cut),
+        cache, layers=layers, used=put(cache.used, used), cut=put(cache.cut, new.cut),
         lengths=put(cache.lengths, new.lengths),
         tokens=cache.tokens.at[slot, :width].set(new.tokens, mode="drop"),
         roles=cache.roles.at[slot, :width].set(new.roles, mode="drop"),

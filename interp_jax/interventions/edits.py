@@ -242,4 +242,6 @@ class Scale(Edit):
 
 
 def _unit(vector: jax.Array) -> jax.Array:
-    return vector / jnp.sqrt(jnp.sum(vector * vector, axis=-1, keepdims=True))
+    """The unit vector; zero for a zero vector, which has no direction."""
+    square = jnp.sum(vector * vector, axis=-1, keepdims=True)
+    return vector / jnp.sqrt(jnp.where(square == 0, jnp.ones_like(square), square))

@@ -39,6 +39,7 @@ class Adapter(Tap):
         choice: int [B], each row's adapter in the stack; None without a stack.
             Each row gathers its own: the cost does not grow with N.
         where, strength: as in `Edit`.
+        layer_weights: [layers] or None; times the strength.
     """
 
     a: jax.Array = None
@@ -47,6 +48,13 @@ class Adapter(Tap):
     choice: jax.Array | None = None
     where: Where = EVERYWHERE
     strength: jax.Array | float = 1.0
+    layer_weights: jax.Array | None = None
+
+    def __post_init__(self):
+        require_finite(
+            self.name, a=self.a, b=self.b, scale=self.scale, strength=self.strength,
+            layer_weights=self.layer_weights,
+        )
 
     def visit(self, value, context: Context, record: Record):
         """(input, output) of the projection -> output with the adapter's part."""
@@ -83,7 +91,7 @@ class LoRA(struct.Struct):
     def __call__(self, network: Decoder) -> Decoder:
         """Attaches every adapter; see `place` for what it raises."""
         for adapter in self.adapters.values():
-            network = place(network, adapter)
+            network = place(network, adapter, adapter.layer_weights)
         return network
 
     def trainable(self) -> dict[str, dict[str, jax.Array]]:
@@ -94,6 +102,14 @@ class LoRA(struct.Struct):
         """The same adapters with other values, as `trainable` gives them."""
         new = {
             name: dataclasses.replace(tap, **values[name]) for name, tap in self.adapters.items()
+        }
+        return dataclasses.replace(self, adapters=new)
+
+    def with_strength(self, strength, layer_weights=None) -> LoRA:
+        """The same adapters at another strength, [] or [B], and weights of their layers."""
+        new = {
+            n: dataclasses.replace(t, strength=strength, layer_weights=layer_weights)
+            for n, t in self.adapters.items()
         }
         return dataclasses.replace(self, adapters=new)
 
@@ -183,8 +199,8 @@ def merge_lora(network: Decoder, adapter: LoRA) -> Decoder:
     """
     params = network.parameters()
     for target, tap in adapter.adapters.items():
-        require_finite(tap.name, a=tap.a, b=tap.b)
-        narrowed = tap.where is not EVERYWHERE or np.ndim(tap.strength) or tap.strength != 1.0
+        narrowed = jax.tree.leaves(tap.where) or np.ndim(tap.strength) or tap.strength != 1.0
+        narrowed = narrowed or tap.layer_weights is not None
         if tap.a.ndim != 3 or narrowed:
             raise UserError(
                 found=f"{tap.name} with a stack, a where-clause or a strength",

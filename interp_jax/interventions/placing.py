@@ -75,8 +75,9 @@ def place(network: Decoder, tap: Tap, layer_weights: jax.Array | None = None) ->
 def detach(network: Decoder, *names: str) -> Decoder:
     """`network` without the taps called `names` (all taps when none is named).
 
-    The weights are the same arrays as before. Segments that were split for the
-    tap stay split; numbers do not depend on it.
+    The weights are the same arrays as before; where a stack had to be split for
+    the tap it stays split, and they are slices of them. Numbers do not depend
+    on it.
     """
     keep = lambda taps: tuple(
         p for p in taps if names and not any(_same(p.tap.name, name) for name in names)

@@ -15,6 +15,7 @@ from interp_jax.interventions.edits import require_finite, row_factor
 from interp_jax.interventions.placing import place
 from interp_jax.interventions.where import EVERYWHERE, Where
 from interp_jax.models.decoder import Decoder
+from interp_jax.models.layers import wide
 from interp_jax.models.suppression import Suppression
 from interp_jax.models.taps import Context, Record, Tap, tap_class
 
@@ -63,8 +64,9 @@ class SuppressAttention(Tap):
         seeing = queries & (batch.positions >= first)
         rows = jnp.sum(seeing, axis=1, dtype=jnp.int32)
         record.count(f"touched/{self.name}", rows * (context.gate != 0).astype(jnp.int32))
-        taken = row_factor(self.strength, context.gate, jnp.float32)
-        kept = log_kept(taken * keys.astype(jnp.float32))
+        dtype = wide(jnp.asarray(self.strength).dtype)
+        taken = row_factor(self.strength, context.gate, dtype)
+        kept = log_kept(taken * keys.astype(dtype))
         heads = np.ones((context.n_heads,), bool)
         if self.site.heads is not None:
             heads = np.isin(np.arange(context.n_heads), self.site.heads)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from interp_jax.models.batch import Batch
 from interp_jax.models.cache import position_or_nowhere
 from interp_jax.models.fused import fused_attention
-from interp_jax.models.layers import softcap, wide
+from interp_jax.models.layers import row_sum, softcap, wide
 from interp_jax.models.suppression import Suppression
 from interp_jax.models.taps import Context, Placed, Record, at_site, run_taps
 
@@ -30,13 +30,65 @@ class KeyGroup:
     """Keys and values with the tokens behind them.
 
     Attributes:
-        k, v: [B, S, K, head_dim], or [1, S, K, head_dim] when all rows share them.
+        k, v: [B, S, K, head_dim], or as a cache holds them (`cached`): k [B, K, head_dim, S],
+            v [B, K, S, head_dim]. The row axis is 1 when all rows share them.
         tokens: the S tokens as each row sees them, [B, S].
+        cached: see k, v.
     """
 
     k: jax.Array
     v: jax.Array
     tokens: Batch
+    cached: bool = False
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.tokens.tokens.shape[1]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all rows have one set of keys."""
+        return self.k.shape[0] == 1 and self.tokens.tokens.shape[0] > 1
+
+    def by_token(self) -> tuple[jax.Array, jax.Array]:
+        """k, v with axes B, S, K, head_dim."""
+        if not self.cached:
+            return self.k, self.v
+        return jnp.transpose(self.k, (0, 3, 1, 2)), jnp.swapaxes(self.v, 1, 2)
+
+    def scores(self, q: jax.Array) -> jax.Array:
+        """Dot products [B, K, G, T, S] of q [B, T, K, G, head_dim], in the wide dtype."""
+        q = q.astype(self.k.dtype)
+        if not self.cached:
+            key, k = ("skd", self.k[0]) if self.shared else ("bskd", self.k)
+            return jnp.einsum(
+                f"btkgd,{key}->bkgts", q, k, preferred_element_type=wide(k.dtype)
+            )
+        # A cache may be bfloat16, and XLA on a CPU has no batched product of those.
+        q, k = q.astype(wide(q.dtype)), self.k.astype(wide(q.dtype))
+        if self.shared:
+            return jnp.einsum("btkgd,kds->bkgts", q, k[0])
+        if q.shape[1] > 1:
+            return jnp.einsum("btkgd,bkds->bkgts", q, k)
+        # One query: reading the keys is all the work. As a sum along vectors over S it runs at
+        # the speed of memory, as a batch of thin products 5 times slower (on a CPU).
+        return jnp.sum(q[:, 0, :, :, :, None] * k[:, :, None], axis=3)[:, :, :, None]
+
+    def mix(self, weights: jax.Array) -> jax.Array:
+        """Values mixed by weights [B, K, G, T, S]: [B, T, K, G, head_dim], wide dtype."""
+        weights = weights.astype(self.v.dtype)
+        if not self.cached:
+            key, v = ("skd", self.v[0]) if self.shared else ("bskd", self.v)
+            return jnp.einsum(
+                f"bkgts,{key}->btkgd", weights, v, preferred_element_type=wide(v.dtype)
+            )
+        weights, v = (a.astype(wide(a.dtype)) for a in (weights, self.v))
+        if self.shared:
+            return jnp.einsum("bkgts,ksd->btkgd", weights, v[0])
+        if weights.shape[3] > 1:
+            return jnp.einsum("bkgts,bksd->btkgd", weights, v)
+        return jnp.sum(weights[:, :, :, 0, :, None] * v[:, :, None], axis=3)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +135,7 @@ def attend(
     at_scores = at_site(taps, "attn_scores")
     open_weights = at_site(taps, "attn_weights") or any(not p.fusable for p in at_scores)
     if path == "auto":
-        size = q.shape[1] * sum(group.k.shape[1] for group in groups)
+        size = q.shape[1] * sum(group.size for group in groups)
         few = q.shape[1] == 1 or size <= SMALL
         path = "reference" if open_weights or few else "fused"
     if open_weights:
@@ -106,17 +158,12 @@ def attend(
 
 def _reference(q, groups, batch, scoring, suppressions, taps, context, record):
     rows, queries, heads, head_dim = q.shape
-    kv_heads = groups[0].k.shape[2]
+    kv_heads = groups[0].k.shape[1 if groups[0].cached else 2]
     grouped = q.reshape(rows, queries, kv_heads, heads // kv_heads, head_dim)
     lower, upper = query_bounds(batch, scoring.window)
     scores, visible = [], []
     for group in groups:
-        key = "skd" if group.k.shape[0] == 1 and rows > 1 else "bskd"
-        k = group.k[0] if key == "skd" else group.k
-        s = jnp.einsum(
-            f"btkgd,{key}->bkgts", grouped.astype(k.dtype), k,
-            preferred_element_type=wide(k.dtype),
-        )
+        s = group.scores(grouped)
         scores.append(s.reshape(rows, heads, queries, -1))
         at = position_or_nowhere(group.tokens)[:, None, :]
         visible.append((lower[:, :, None] <= at) & (at <= upper[:, :, None]))
@@ -135,15 +182,10 @@ def _reference(q, groups, batch, scoring, suppressions, taps, context, record):
     weights = run_taps(taps, "attn_weights", weights, here, record)
     out, start = None, 0
     for group in groups:
-        size = group.k.shape[1]
-        part = jax.lax.slice_in_dim(weights, start, start + size, axis=3)
-        start += size
-        part = part.reshape(rows, kv_heads, heads // kv_heads, queries, size)
-        key = "skd" if group.v.shape[0] == 1 and rows > 1 else "bskd"
-        v = group.v[0] if key == "skd" else group.v
-        mixed = jnp.einsum(
-            f"bkgts,{key}->btkgd", part.astype(v.dtype), v, preferred_element_type=wide(v.dtype)
-        )
+        part = jax.lax.slice_in_dim(weights, start, start + group.size, axis=3)
+        start += group.size
+        part = part.reshape(rows, kv_heads, heads // kv_heads, queries, group.size)
+        mixed = group.mix(part)
         out = mixed if out is None else out + mixed
     return out.reshape(rows, queries, heads, head_dim), seeing
 
@@ -162,7 +204,7 @@ def masked_softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
     top = jnp.max(scores, axis=-1, keepdims=True)
     top = jax.lax.stop_gradient(jnp.where(top == lowest, jnp.zeros_like(top), top))
     weights = jnp.exp(scores - top)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    total = row_sum(weights)[..., None]
     return weights / jnp.where(total == 0, jnp.ones_like(total), total)
 
 
@@ -170,7 +212,7 @@ def _fused(q, groups, batch, scoring, suppressions):
     lower, upper = query_bounds(batch, scoring.window)
     parts, start = [], 0
     for group in groups:
-        size = group.k.shape[1]
+        size = group.size
         own = tuple(
             Suppression(s.queries, s.heads, s.log_keep[:, start : start + size])
             for s in suppressions
@@ -182,7 +224,7 @@ def _fused(q, groups, batch, scoring, suppressions):
 
 
 def _fused_group(q, group, lower, upper, scoring, suppressions):
-    rows, k, v = q.shape[0], group.k, group.v
+    rows, (k, v) = q.shape[0], group.by_token()
     positions = position_or_nowhere(group.tokens)
     options = {"scale": scoring.scale, "softcap": scoring.softcap}
     q = q.astype(k.dtype)

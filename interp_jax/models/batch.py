@@ -80,6 +80,8 @@ class Batch(struct.Struct):
             tokens, valid, roles = (
                 jnp.take_along_axis(a, order, axis=1) for a in (tokens, valid, roles)
             )
+        # An id beyond the vocabulary would become NaN, and 0 * NaN reaches the other tokens.
+        tokens = jnp.where(valid, tokens, jnp.int32(0))
         counts = jnp.sum(valid, axis=1, dtype=jnp.int32)
         start = jnp.zeros(shape[:1], jnp.int32) if start is None else jnp.asarray(start, jnp.int32)
         lengths = start + counts if lengths is None else jnp.asarray(lengths, jnp.int32)

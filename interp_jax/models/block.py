@@ -10,7 +10,7 @@ from penzai.core import struct
 
 from interp_jax.models.attention import KeyGroup, Scoring, attend
 from interp_jax.models.batch import Batch
-from interp_jax.models.cache import Cache, join_keys
+from interp_jax.models.cache import Cache, join_keys, write_keys
 from interp_jax.models.config import LayerKind, ModelConfig
 from interp_jax.models.layers import Linear, RMSNorm, activate, rotate
 from interp_jax.models.taps import Context, Placed, Record, run_taps
@@ -73,7 +73,7 @@ class Block(struct.Struct):
         Args:
             x: [B, T, D], the stream, in the wide dtype.
             frame: see `Frame`.
-            stored: (k, v) of the row's own suffix, or None without a cache.
+            stored: (k, v) of the row's own suffix as in `Cache`, or None without a cache.
             prefix: (k, v) of the shared prefix, or None.
             record: what taps say is put here.
 
@@ -134,18 +134,14 @@ def _key_groups(k, v, frame: Frame, stored, prefix):
     batch, cache = frame.batch, frame.cache
     if cache is None:
         return (KeyGroup(k, v, batch),), None
-    rows, slots = jnp.arange(k.shape[0])[:, None], cache.target_slots(batch)
-    stored = tuple(
-        old.at[rows, slots].set(new.astype(old.dtype), mode="drop")
-        for old, new in zip(stored, (k, v), strict=True)
-    )
+    stored = write_keys(stored, (k, v), cache.target_slots(batch))
     groups = []
     if prefix is not None:
-        groups.append(KeyGroup(*prefix, cache.prefix_keys()))
+        groups.append(KeyGroup(*prefix, cache.prefix_keys(), cached=True))
     if frame.fresh:
         groups.append(KeyGroup(k, v, batch))
     else:
-        groups.append(KeyGroup(*stored, cache.appended(batch).suffix_keys()))
+        groups.append(KeyGroup(*stored, cache.appended(batch).suffix_keys(), cached=True))
     return tuple(groups), stored
 
 

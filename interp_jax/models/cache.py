@@ -9,6 +9,7 @@ s of row b holds position `cut[b] + s`.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,10 @@ class Prefix(struct.Struct):
     """Keys and values that all rows share.
 
     Attributes:
-        layers: one entry for each segment of the network: (k, v), each
-            [1, P, K, head_dim], for a block; a tuple over the pattern of
-            (k, v), each [n, 1, P, K, head_dim], for a stack.
+        layers: one entry for each segment of the network: (k, v) for a block, k
+            [1, K, head_dim, P] and v [1, K, P, head_dim] (a query's dot products and
+            its mix of values then run along contiguous vectors); a tuple over the
+            pattern of (k, v), each with a leading axis of n, for a stack.
         tokens, roles, valid: [1, P].
     """
 
@@ -36,7 +38,7 @@ class Prefix(struct.Struct):
     def sliced(self, length: int) -> Prefix:
         """The first `length` positions: exactly the cache of that shorter prefix."""
         cut = lambda a: a[:, :length]
-        layers = jax.tree.map(lambda a: a[..., :length, :, :], self.layers)
+        layers = map_keys(lambda k: k[..., :length], lambda v: v[..., :length, :], self.layers)
         return Prefix(layers, cut(self.tokens), cut(self.roles), cut(self.valid))
 
 
@@ -100,12 +102,56 @@ class Cache(struct.Struct):
             tokens=self.tokens.at[rows, slots].set(batch.tokens, mode="drop"),
             roles=self.roles.at[rows, slots].set(batch.roles, mode="drop"),
             used=self.used + jnp.sum(batch.valid, axis=1, dtype=jnp.int32),
+            lengths=batch.lengths,
         )
 
     def target_slots(self, batch: Batch) -> jax.Array:
         """int32 [B, T]; the slot of each new token; `slots` (dropped) where invalid."""
         columns = jnp.arange(batch.tokens.shape[1], dtype=jnp.int32)[None, :]
         return jnp.where(batch.valid, self.used[:, None] + columns, jnp.int32(self.slots))
+
+
+def map_keys(keys, values, *layers: tuple) -> tuple:
+    """`keys` and `values` applied to every k and v of `Cache.layers` of the same network."""
+    if isinstance(layers[0][0], tuple):
+        return tuple(map_keys(keys, values, *own) for own in zip(*layers, strict=True))
+    (k, v) = zip(*layers, strict=True)
+    return keys(*k), values(*v)
+
+
+def write_keys(stored: tuple, new: tuple, slots: jax.Array) -> tuple:
+    """Writes new keys and values into one layer's cache.
+
+    Args:
+        stored: k [B, K, head_dim, S] and v [B, K, S, head_dim].
+        new: k and v, each [B, T, K, head_dim].
+        slots: int32 [B, T]; S or more is dropped.
+    """
+    (k, v), (new_k, new_v) = stored, new
+    return (
+        _put(k, new_k.astype(k.dtype), slots, True), _put(v, new_v.astype(v.dtype), slots, False)
+    )
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _put(old: jax.Array, new: jax.Array, slots: jax.Array, keys: bool) -> jax.Array:
+    if old.dtype != jnp.bfloat16:
+        return _scatter(old, new, slots, keys)
+    # As whole numbers: XLA on a CPU converts a whole bfloat16 array for every scatter.
+    old, new = (jax.lax.bitcast_convert_type(a, jnp.uint16) for a in (old, new))
+    return jax.lax.bitcast_convert_type(_scatter(old, new, slots, keys), jnp.bfloat16)
+
+
+@_put.defjvp
+def _put_jvp(keys, primals, tangents):
+    slots = primals[2]
+    return _put(*primals, keys), _scatter(tangents[0], tangents[1], slots, keys)
+
+
+def _scatter(old, new, slots, keys: bool):
+    rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
+    at = old.at[rows, :, :, slots] if keys else old.at[rows, :, slots]
+    return at.set(new, mode="drop")
 
 
 def position_or_nowhere(keys: Batch) -> jax.Array:

@@ -143,7 +143,16 @@ class Decoder(struct.Struct):
         return [b for s in self.segments for b in (s.blocks() if isinstance(s, Stack) else [s])]
 
     def with_layout(self, layout: Layout) -> Decoder:
-        """The same network with layers unrolled or scanned; same numbers."""
+        """The same network with layers unrolled or scanned; same numbers.
+
+        Raises:
+            UserError: scanning layers in which something is placed. Unrolling keeps it there.
+        """
+        if layout == "scanned" and any(block.taps for block in self.blocks()):
+            raise UserError(
+                found="interventions in the layers to be scanned", expected="a bare network",
+                do="detach them, change the layout, and place them again",
+            )
         return dataclasses.replace(self, segments=_segments(self.config, self.blocks(), layout))
 
     def empty_cache(self, rows: int, slots: int, prefix: Prefix | None = None) -> Cache:
@@ -163,17 +172,15 @@ class Decoder(struct.Struct):
     def _empty_layers(self, rows: int, slots: int) -> tuple:
         config, layers = self.config, []
         for segment in self.segments:
-            shape = (rows, slots, config.n_kv_heads, config.head_dim)
-            if isinstance(segment, Stack):
-                shape = (segment.repeats, *shape)
-                blocks = segment.pattern
-            else:
-                blocks = (segment,)
+            stacked = isinstance(segment, Stack)
+            lead = (segment.repeats, rows) if stacked else (rows,)
+            keys = (*lead, config.n_kv_heads, config.head_dim, slots)
+            values = (*lead, config.n_kv_heads, slots, config.head_dim)
             pairs = tuple(
-                (jnp.zeros(shape, b.k.weight.dtype), jnp.zeros(shape, b.v.weight.dtype))
-                for b in blocks
+                (jnp.zeros(keys, b.k.weight.dtype), jnp.zeros(values, b.v.weight.dtype))
+                for b in (segment.pattern if stacked else (segment,))
             )
-            layers.append(pairs if isinstance(segment, Stack) else pairs[0])
+            layers.append(pairs if stacked else pairs[0])
         return tuple(layers)
 
 

@@ -84,7 +84,7 @@ def config_from_hf(values: dict[str, Any]) -> ModelConfig:
         norm_offset=1.0 if gemma else 0.0,
         embed_scale=sizes["width"] ** 0.5 if gemma else 1.0,
         activation=_activation(fields),
-        attn_softcap=_cap(fields.get("attn_logit_softcapping")) if post else None,
+        attn_softcap=_cap(fields.get("attn_logit_softcapping")) if family == "gemma2" else None,
         logit_softcap=_cap(fields.get("final_logit_softcapping")) if post else None,
         qkv_bias=attention_bias,
         out_bias=attention_bias and family != "qwen2",

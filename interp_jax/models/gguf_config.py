@@ -87,7 +87,9 @@ def config_from_gguf(file: GGUFFile) -> ModelConfig:
     _same(meta, "attention.value_length", head_dim)
     _same(meta, "rope.dimension_count", head_dim)
     _same(meta, "vocab_size", vocab)
-    caps = [meta.get(k) for k in ("attn_logit_softcapping", "final_logit_softcapping")]
+    # Where a cap does not belong to the family it is not read, and so refused below.
+    attn_cap = meta.get("attn_logit_softcapping") if arch == "gemma2" else None
+    logit_cap = meta.get("final_logit_softcapping") if post else None
     config = ModelConfig(
         family=arch,
         vocab_size=vocab,
@@ -103,8 +105,8 @@ def config_from_gguf(file: GGUFFile) -> ModelConfig:
         norm_offset=1.0 if arch in GEMMAS else 0.0,
         embed_scale=width**0.5 if arch in GEMMAS else 1.0,
         activation="gelu_tanh" if arch in GEMMAS else "silu",
-        attn_softcap=_cap(caps[0]) if post else None,
-        logit_softcap=_cap(caps[1]) if post else None,
+        attn_softcap=_cap(attn_cap),
+        logit_softcap=_cap(logit_cap),
         qkv_bias="blk.0.attn_q.bias" in tensors,
         out_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_gate.bias" in tensors,

@@ -84,7 +84,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {
         "max_position_embeddings": 131072,
         "final_logit_softcapping": None,
-        "attn_logit_softcapping": None,
         "sliding_window_pattern": 6,
     },
 }
@@ -132,7 +131,8 @@ FAMILY_MUST_BE: dict[str, dict[str, tuple[Any, ...]]] = {
     "qwen3": {"mlp_bias": _NOT_TRUE},
     "gemma": {"mlp_bias": _NOT_TRUE},
     "gemma2": {"mlp_bias": _NOT_TRUE},
-    "gemma3": {"mlp_bias": _NOT_TRUE},
+    # The reference reads Gemma 3's score cap and does not apply it, so no one can mean one.
+    "gemma3": {"mlp_bias": _NOT_TRUE, "attn_logit_softcapping": (None,)},
 }
 
 #: Activation names of config.json -> ours. Gemma 1's `gelu` is told apart in `families`.

@@ -23,13 +23,14 @@ def wide(dtype) -> jnp.dtype:
 
 @jax.custom_jvp
 def settle(x: jax.Array) -> jax.Array:
-    """x itself, but rounded before anything is added to it.
+    """x itself, but rounded before anything is done with it.
 
     A compiler contracts a product with the sum that takes it into one rounding, or does not,
     depending on what stands around them. An edit that changes nothing would change that and
-    lose the base model's bits, so it is stopped in every network alike. XLA on a CPU drops `optimization_barrier` and idle
-    `reduce_precision` too early, and sees through a choice by mask. What it does not see: the
-    square of a whole number is 0, 1 or 4 modulo 8, so its bits 0 and 2 are never both set.
+    lose the base model's bits, so it is stopped in every network alike. XLA on a CPU drops
+    `optimization_barrier` and idle `reduce_precision` too early, and sees through a choice by
+    mask. What it does not see: the square of a whole number is 0, 1 or 4 modulo 8, so its bits
+    0 and 2 are never both set.
     """
     whole = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
     bits = jax.lax.bitcast_convert_type(x, whole)
@@ -41,6 +42,16 @@ def settle(x: jax.Array) -> jax.Array:
 @settle.defjvp
 def _settle_jvp(primals, tangents):
     return settle(*primals), tangents[0]
+
+
+def row_sum(x: jax.Array) -> jax.Array:
+    """[..., D] -> [...]: the sum over the last axis, with bits that depend on x alone.
+
+    A product with ones: XLA on a CPU reorders a plain sum to suit the code it is fused with, so
+    an edit nearby would change its bits.
+    """
+    ones = jnp.ones(x.shape[-1:], x.dtype)
+    return jnp.einsum("...d,d->...", x, ones, precision=jax.lax.Precision.HIGHEST)
 
 
 @struct.pytree_dataclass
@@ -77,9 +88,9 @@ class RMSNorm(struct.Struct):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D], computed in x's dtype."""
-        mean_square = jnp.mean(settle(x * x), axis=-1, keepdims=True)
+        mean_square = row_sum(x * x)[..., None] / jnp.asarray(x.shape[-1], x.dtype)
         gain = self.gain.astype(x.dtype) + jnp.asarray(self.offset, x.dtype)
-        normed = x * jax.lax.rsqrt(mean_square + jnp.asarray(self.eps, x.dtype))
+        normed = x * settle(jax.lax.rsqrt(mean_square + jnp.asarray(self.eps, x.dtype)))
         return normed * jnp.expand_dims(gain, tuple(range(x.ndim - 1)))
 
 

@@ -141,10 +141,9 @@ def run_taps(taps: tuple[Placed, ...], site: str, value, context: Context, recor
     """Hands `value` to every tap at `site`, in the order composed."""
     if site in _PRODUCTS:
         value = settle(value)
-    here = at_site(taps, site)
-    for placed in here:
+    for placed in at_site(taps, site):
         value = placed.tap.visit(value, placed.context(context), record)
-    return settle(value) if here else value
+    return value
 
 
 # Sites whose value may be a product that an edit, or the stream, adds something to.

@@ -37,7 +37,6 @@ _SIZES: dict[str, Any] = {
 _WINDOW = 5
 _CAPS: dict[str, Any] = {
     "query_pre_attn_scalar": 10,
-    "attn_logit_softcapping": 2.0,
     "final_logit_softcapping": 3.0,
 }
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -83,6 +82,7 @@ _SWITCHES: dict[str, dict[str, Any]] = {
     },
     "gemma2": _CAPS
     | {
+        "attn_logit_softcapping": 2.0,
         "head_dim": 12,
         "attention_bias": True,
         "sliding_window": _WINDOW,

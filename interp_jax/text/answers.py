@@ -36,6 +36,11 @@ _OPTION_STATED = re.compile(
     r"\b(?i:answer|choice|option)(?:\s+is)?\s*[:=]?\s*[*(\s]*([A-J])\b(?!['\w])"
 )
 _OPTION_SHOWN = re.compile(r"\(([A-J])\)|(?m:^[\s*]*([A-J])[).:](?:\s|$))")
+_YES_STATED = re.compile(
+    r"\b(?:answer|conclusion)(?:\s+is)?\s*[:=]?\s*[\"'*(\s]*(yes|no)\b", re.IGNORECASE
+)
+# At the beginning of a sentence, and not as a word about the next one ("No cats are dogs").
+_YES_SAID = re.compile(r"(?:^|[.!?:]\s|\n)[\s\"'*(]*(yes|no)\b(?=\W*(?:$|\n)|[,.;!])", re.IGNORECASE)
 _OPTION_ALONE = re.compile(r"[\s*(]*([A-J])[\s*).]*", re.IGNORECASE)
 
 
@@ -143,6 +148,13 @@ def _stated(text: str) -> str:
     return re.split(r"[.!?](?:\s|$)", rest, maxsplit=1)[0].strip().strip("*`\"'").strip()
 
 
+def _yes_no(text: str) -> str:
+    for pattern in (_YES_STATED, _YES_SAID):
+        if found := pattern.findall(text):
+            return found[-1]
+    return ""
+
+
 def _choice(text: str) -> str:
     boxed = _OPTION_ALONE.fullmatch(extract_boxes(text)[-1])
     if boxed:
@@ -168,6 +180,8 @@ ANSWER_RULES: dict[str, AnswerRule] = {
         AnswerRule("last_line", _last_line, normalise_words),
         # The last non-blank line, letter by letter.
         AnswerRule("exact_line", _last_line, str.strip),
+        # Yes or no: after the last "answer is", else the last one that begins a sentence.
+        AnswerRule("yes_no", _yes_no, str.casefold),
         # A letter A to J: in a box, stated, shown as "(B)", or alone on the last line.
         AnswerRule("choice", _choice, str.upper),
     )

@@ -1,7 +1,7 @@
-"""What the contract test is made of: two tiny networks, ragged rows, and one case per verb.
+"""What the contract test stands on: two tiny networks, ragged rows, and ways to run them.
 
-A case says how its intervention is built from a dictionary of values, so that the same values
-can be leaves of a network that is passed to `jit`, traced by `vmap`, or differentiated.
+Every batch is made with `packed=False` and every value is an array, so that the cases of one
+structure are one program.
 """
 
 from __future__ import annotations
@@ -9,38 +9,37 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interp_jax.interventions import lora as adapters
-from interp_jax.interventions import reads, verbs
-from interp_jax.interventions.where import Where
 from interp_jax.models.batch import Batch
 from interp_jax.models.config import LayerKind, ModelConfig, Rope, parameter_shapes
 from interp_jax.models.decoder import Decoder, build_decoder
-from interp_jax.models.sites import Site
 
 LLAMA = ModelConfig(
     family="llama", vocab_size=31, width=16, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=4,
     mlp_width=24, pattern=(LayerKind(None, Rope(10000.0)),), query_scale=0.5,
-)
-# Two full patterns of six and one layer more: windows, both rotations, every norm and cap.
-GEMMA3 = ModelConfig(
-    family="gemma3", vocab_size=29, width=16, n_layers=13, n_heads=2, n_kv_heads=1, head_dim=8,
-    mlp_width=20,
-    pattern=(LayerKind(3, Rope(10000.0)),) * 5 + (LayerKind(None, Rope(1e6, linear_factor=8.0)),),
-    query_scale=8**-0.5, norm_eps=1e-6, norm_offset=1.0, embed_scale=4.0,
-    activation="gelu_tanh", attn_softcap=5.0, logit_softcap=10.0, qk_norm=True, post_norms=True,
-    tied_head=True,
-)
-CONFIGS = {"llama": LLAMA, "gemma3": GEMMA3}
+)  # fmt: skip
+_LOCAL, _GLOBAL = LayerKind(3, Rope(10000.0)), LayerKind(None, Rope(1e6, linear_factor=8.0))
+# Every switch of Gemma 2 and 3: windows, two rotations, all norms, both caps; a pattern of two,
+# twice, and one layer more.
+GEMMA = ModelConfig(
+    family="gemma3", vocab_size=29, width=16, n_layers=5, n_heads=2, n_kv_heads=1, head_dim=8,
+    mlp_width=20, norm_eps=1e-6, norm_offset=1.0, embed_scale=4.0, activation="gelu_tanh",
+    pattern=(_LOCAL, _GLOBAL), query_scale=8**-0.5, attn_softcap=5.0, logit_softcap=10.0,
+    qk_norm=True, post_norms=True, tied_head=True,
+)  # fmt: skip
+# Gemma 3's own pattern, five local and one global layer, twice and one layer more.
+GEMMA3 = dataclasses.replace(GEMMA, n_layers=13, pattern=(_LOCAL,) * 5 + (_GLOBAL,))
+CONFIGS = {"llama": LLAMA, "gemma": GEMMA, "gemma3": GEMMA3}
 LENGTHS = (10, 7, 9, 4)
-PROMPT = (5, 4, 3, 2)  # of each row, in the test of cached generation
+PROMPTS = (5, 4, 3, 2)  # of each row, in the test of cached generation
 WIDTH = 10
+ROWS = len(LENGTHS)
+# The optimiser's passes cost half of the compilation and change no promise of equal numbers.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
@@ -49,34 +48,33 @@ def parameters(config: ModelConfig, dtype: str = "float32") -> dict[str, jax.Arr
     rng = np.random.default_rng(7)
     params = {}
     for name, shape in parameter_shapes(config).items():
-        scale = 0.2 if name.endswith(".gain") else 1.0 if "table" in name else shape[0] ** -0.5
-        centre = 1.0 - config.norm_offset if name.endswith(".gain") else 0.0
+        gain = name.endswith(".gain")
+        scale = 0.2 if gain else 1.0 if "table" in name else shape[0] ** -0.5
+        value = (1.0 - config.norm_offset if gain else 0.0) + scale * rng.standard_normal(shape)
         # Rounded to bfloat16 in every dtype, so that the networks of a config are one network.
-        value = jnp.asarray(centre + scale * rng.standard_normal(shape), jnp.bfloat16)
-        params[name] = value.astype("float32" if name.endswith(".gain") else dtype)
-    if dtype == "float64":
-        params = {name: value.astype(dtype) for name, value in params.items()}
+        value = np.asarray(value, jnp.bfloat16).astype(np.float64)
+        params[name] = jnp.asarray(value, "float32" if gain and dtype == "bfloat16" else dtype)
     return params
 
 
-@functools.cache
 def network(name: str, layout: str = "unrolled", dtype: str = "float32") -> Decoder:
-    """One of the two networks."""
-    config = CONFIGS[name]
-    return build_decoder(config, parameters(config, dtype), layout)
+    """The network of a config."""
+    return _network(name, layout, dtype)
 
 
-def token_rows(config: ModelConfig) -> list[np.ndarray]:
-    """The rows' own tokens, int32 [length]."""
-    rng = np.random.default_rng(3)
+@functools.cache
+def _network(name: str, layout: str, dtype: str) -> Decoder:
+    return build_decoder(CONFIGS[name], parameters(CONFIGS[name], dtype), layout)
+
+
+def token_rows(config: ModelConfig, seed: int = 3) -> list[np.ndarray]:
+    """The rows' own tokens, int32 [length] each."""
+    rng = np.random.default_rng(seed)
     return [rng.integers(0, config.vocab_size, length).astype(np.int32) for length in LENGTHS]
 
 
 def padded(rows, *, width: int = WIDTH, left: bool = False, fill: int = 0, lengths=None) -> Batch:
-    """Rows as a batch, padded with `fill` on one side.
-
-    `packed=False` always, so that both sides of padding are one program.
-    """
+    """Rows as a batch, padded with `fill` on one side."""
     tokens = np.full((len(rows), width), fill, np.int32)
     valid = np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
@@ -85,36 +83,48 @@ def padded(rows, *, width: int = WIDTH, left: bool = False, fill: int = 0, lengt
     return Batch.make(tokens, valid, packed=False, lengths=lengths)
 
 
+def batch_of(name: str, **options) -> Batch:
+    """The rows of a configuration as a batch."""
+    return padded(token_rows(CONFIGS[name]), **options)
+
+
 @jax.jit
 def forward(net: Decoder, batch: Batch):
-    """One program for one structure; every number is an argument."""
+    """One program for one structure; every number in it is an argument."""
     return net(batch)
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """An intervention under test.
-
-    Attributes:
-        values: config -> its values, numpy arrays and floats in float32.
-        build: (config, values) -> the intervention.
-        zero: which values become zero at strength zero.
-        asked: (row length, config) -> the row's touched positions, or None where the count is
-            not one per token.
-        layers: config -> how many layers it touches.
-        linear: no value to differentiate (a read).
-    """
-
-    values: Callable[[ModelConfig], dict[str, Any]]
-    build: Callable[[ModelConfig, dict[str, Any]], Any]
-    zero: tuple[str, ...] = ("strength",)
-    path: str = "auto"
+def noise(*shape, tag: str = "") -> np.ndarray:
+    """A fixed random array, float32."""
+    seed = zlib.crc32(repr((shape, tag)).encode())
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def _rng(*tag) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32(repr(tag).encode()))
+def own(array, row: int, length: int):
+    """One row's own tokens in a right-padded array [B, T, ...]."""
+    return np.asarray(array)[row, :length]
 
 
-def vector(*shape, tag: int = 0) -> np.ndarray:
-    """A fixed random float32 array."""
-    return _rng(shape, tag).standard_normal(shape).astype(np.float32)
+def close(ours, theirs, *, tolerance: float = 1e-5) -> None:
+    """Same numbers: max |difference| <= 1e-5 x max |value|, on every array of two trees."""
+    ours, theirs = jax.device_get((ours, theirs))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for path, one in jax.tree_util.tree_leaves_with_path(theirs):
+        other = functools.reduce(lambda tree, key: tree[_key(key)], path, ours)
+        assert one.shape == other.shape and one.dtype == other.dtype, path
+        if np.issubdtype(one.dtype, np.integer):
+            np.testing.assert_array_equal(other, one, err_msg=str(path))
+        else:
+            scale = max(float(np.max(np.abs(one), initial=0.0)), 1e-3)
+            difference = float(np.max(np.abs(other - one), initial=0.0))
+            assert difference <= tolerance * scale, (path, difference, scale)
+
+
+def _key(entry):
+    return entry.key if hasattr(entry, "key") else entry.idx
+
+
+def same_bits(ours, theirs) -> None:
+    """Same bits: `==` on every array of two trees."""
+    ours, theirs = jax.device_get((ours, theirs))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)

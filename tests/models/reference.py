@@ -19,7 +19,11 @@ import jax
 import numpy as np
 import pytest
 
+from interp_jax.interventions.placing import compose
+from interp_jax.interventions.verbs import read
+from interp_jax.models.batch import Batch
 from interp_jax.models.config import ModelConfig
+from interp_jax.models.decoder import build_decoder
 from interp_jax.models.hf_fields import ARCHITECTURES, MODEL_TYPES
 from interp_jax.models.safetensors_io import read_hf
 from interp_jax.models.sites import SITES
@@ -32,15 +36,16 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 # Depths at which the pattern repeats (so that it is scanned) and, where it has a period, leaves
 # a remainder; an epsilon large enough to show.
 _OVER: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {},
-    "qwen2": {"num_hidden_layers": 5, "layer_types": [_FULL, _SLIDING, _FULL, _SLIDING, _FULL]},
-    "qwen3": {"num_hidden_layers": 5, "layer_types": [_SLIDING, _FULL] * 2 + [_SLIDING]},
-    "gemma": {},
+    "llama": {"num_hidden_layers": 2},
+    "mistral": {"num_hidden_layers": 2},
+    "qwen2": {"num_hidden_layers": 4, "layer_types": [_FULL, _SLIDING] * 2},
+    "qwen3": {"num_hidden_layers": 4, "layer_types": [_SLIDING, _FULL] * 2},
+    "gemma": {"num_hidden_layers": 2},
     "gemma2": {"num_hidden_layers": 5},
-    "gemma3": {"num_hidden_layers": 14},
+    "gemma3": {"num_hidden_layers": 8},
 }
 _SMOLLM = {
+    "num_hidden_layers": 2,
     "head_dim": 8,
     "attention_bias": False,
     "mlp_bias": False,
@@ -53,6 +58,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     for family in FAMILIES
 }
 CASES["smollm"] = ("llama", tiny_hf_config("llama") | _SMOLLM | {"rms_norm_eps": 0.01})
+#: Deep enough that the pattern of six repeats, with a layer left over.
+DEEP = "gemma3 deep"
+_ALL_CASES = CASES | {DEEP: ("gemma3", CASES["gemma3"][1] | {"num_hidden_layers": 13})}
 
 ROWS, LENGTH = 3, 14  # longer than the window of 5
 LENGTHS = (14, 9, 3)  # of the ragged batch
@@ -70,11 +78,10 @@ class Reference:
 def randomise(model, seed: int = 0) -> None:
     """Weights with which every switch shows: no gain is neutral, no bias is 0.
 
-    Matrices have standard deviation 1/sqrt(in), so that streams stay near 1; the head (its own
-    or the embedding's) is three times as large.
+    The logits have a standard deviation near 3, attention scores one near 2.
     """
     offset = 1.0 if "gemma" in model.config.model_type else 0.0
-    scale = model.config.hidden_size**0.5 if offset else 1.0
+    tied = model.config.tie_word_embeddings
     for i, (name, parameter) in enumerate(model.named_parameters()):
         noise = np.random.default_rng([seed, i]).standard_normal(tuple(parameter.shape))
         if name.endswith("norm.weight"):
@@ -82,7 +89,7 @@ def randomise(model, seed: int = 0) -> None:
         elif name.endswith(".bias"):
             value = 0.3 * noise
         elif "embed_tokens" in name:
-            value = 3.0 * noise / scale
+            value = noise * (3.0 / parameter.shape[1] ** 0.5 if tied else 1.0)
         else:
             value = (3.0 if "lm_head" in name else 1.5) * noise / parameter.shape[1] ** 0.5
         with torch.no_grad():
@@ -92,7 +99,7 @@ def randomise(model, seed: int = 0) -> None:
 @functools.cache
 def reference(case: str) -> Reference:
     """The model of `case`, made once."""
-    family, arguments = CASES[case]
+    family, arguments = _ALL_CASES[case]
     model_type = {ours: theirs for theirs, ours in MODEL_TYPES.items()}[family]
     config = transformers.AutoConfig.for_model(model_type, **arguments)
     config._attn_implementation = "eager"
@@ -106,7 +113,7 @@ def reference(case: str) -> Reference:
 
 def tokens_of(case: str) -> np.ndarray:
     """int32 [ROWS, LENGTH]."""
-    seed = list(CASES).index(case)
+    seed = list(_ALL_CASES).index(case)
     return np.random.default_rng(seed).integers(3, 101, (ROWS, LENGTH)).astype(np.int32)
 
 
@@ -215,3 +222,18 @@ def capture(ref: Reference, tokens: np.ndarray, valid: np.ndarray):
             value = value.reshape(*value.shape[:3], -1, config.head_dim)
         sites[site] = value
     return out, sites
+
+
+FORWARD = jax.jit(lambda network, batch: network(batch))
+# For programs that read everything: built in half the time, and no part of what is tested.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_OBSERVE = jax.jit(lambda network, batch: network(batch), compiler_options=QUICK)
+
+
+@functools.cache
+def observed(case: str, side: str):
+    """(logits, tape with every site as it is) of our network; unrolled, reference attention."""
+    ref = reference(case)
+    network = dataclasses.replace(build_decoder(ref.config, ref.params), path="reference")
+    network = compose(*map(read, SITES))(network)
+    return _OBSERVE(network, Batch.make(tokens_of(case), padding(side)))

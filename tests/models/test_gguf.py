@@ -54,6 +54,7 @@ def write(path, config, params, kinds=None, arch=None, extra=(), tensors=None):
         writer.add_rope_scaling_factor(full.rope.linear_factor)
     if config.attn_softcap is not None:
         writer.add_attn_logit_softcapping(config.attn_softcap)
+    if config.logit_softcap is not None:
         writer.add_final_logit_softcapping(config.logit_softcap)
     near = [k for k in config.pattern if k.window is not None]
     if near:

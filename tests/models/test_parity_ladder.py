@@ -1,7 +1,8 @@
 """The ladder: tiny random models of every family against transformers, embedding to logits.
 
 Each rung: the embedding, the stream after every block, the final norm, the logits. Full and
-ragged batches, both padding sides, cached and not, unrolled and scanned, both attention paths.
+ragged batches, both padding sides, cached and not, unrolled and scanned, both attention paths;
+that the layouts and the paths agree with each other in every mixture is tested elsewhere.
 """
 
 import dataclasses
@@ -17,10 +18,15 @@ from interp_jax.interventions.verbs import read
 from interp_jax.models.batch import Batch
 from interp_jax.models.config import Rope, parameter_shapes
 from interp_jax.models.decoder import build_decoder
+from interp_jax.models.stack import Stack
 from tests.models.reference import (
     CASES,
+    DEEP,
+    FORWARD,
     LENGTH,
     LENGTHS,
+    QUICK,
+    observed,
     padding,
     reference,
     run_reference,
@@ -31,7 +37,6 @@ pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4
 RUNGS = ("embed", "resid_post", "final_norm")
-FORWARD = jax.jit(lambda network, batch: network(batch))
 
 
 def network_of(case, layout, path):
@@ -52,42 +57,49 @@ def difference(ours, theirs, valid):
     return float(np.abs(np.asarray(ours) - theirs)[valid].max())
 
 
+def climb(case, side, logits, tape):
+    """Rung -> max |difference| over the rows' own tokens; all within the tolerance."""
+    valid, (theirs, hidden) = padding(side), expected(case, side)
+    assert theirs[valid].std() >= 1.0
+    rungs = {"embedding": difference(tape["embed"], hidden[0], valid)}
+    for layer, stream in enumerate(hidden[1:-1]):
+        rungs[f"block {layer}"] = difference(tape["resid_post"][layer], stream, valid)
+    rungs["final norm"] = difference(tape["final_norm"], hidden[-1], valid)
+    rungs["logits"] = difference(logits, theirs, valid)
+    assert max(rungs.values()) <= TOLERANCE, rungs
+    return rungs
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("layout", ["unrolled", "scanned"])
-@pytest.mark.parametrize("path", ["reference", "fused"])
-def test_embedding_to_logits(case, layout, path, record_property):
-    network = network_of(case, layout, path)
-    assert network.layout == layout
-    reading = compose(*map(read, RUNGS))(network)
-    # A left-padded batch is another program: once for each layout and path is enough.
-    sides = ("left",) if layout != ("unrolled" if path == "reference" else "scanned") else (
-        "none", "right",
-    )
-    for side in sides:
-        valid = padding(side)
-        logits, hidden = expected(case, side)
-        ours, tape = FORWARD(reading, Batch.make(tokens_of(case), valid))
-        assert logits[valid].std() >= 1.0
-        rungs = {
-            "embedding": difference(tape["embed"], hidden[0], valid),
-            "final norm": difference(tape["final_norm"], hidden[-1], valid),
-            "logits": difference(ours, logits, valid),
-        }
-        for layer, theirs in enumerate(hidden[1:-1]):
-            rungs[f"block {layer}"] = difference(tape["resid_post"][layer], theirs, valid)
-        record_property(f"{case}/{side}", max(rungs.values()))
-        print(case, layout, path, side, rungs["logits"], max(rungs.values()))
-        assert max(rungs.values()) <= TOLERANCE, rungs
+def test_unrolled_with_reference_attention(case):
+    for side in ("none", "right"):
+        print(case, side, climb(case, side, *observed(case, side)))
 
 
-@functools.partial(jax.jit, static_argnames=("fresh", "logits_at"))
+@pytest.mark.parametrize("case", [DEEP if case == "gemma3" else case for case in CASES])
+def test_scanned_with_fused_attention(case):
+    network = network_of(case, "scanned", "fused")
+    assert network.layout == "scanned"
+    left_over = sum(not isinstance(segment, Stack) for segment in network.segments)
+    assert left_over == network.config.n_layers % len(network.config.pattern)
+    batch = Batch.make(tokens_of(case), padding("left"))
+    logits, tape = FORWARD(compose(*map(read, RUNGS))(network), batch)
+    print(case, "left", climb(case, "left", logits, tape))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("fresh", "logits_at"), compiler_options=QUICK
+)
 def extend(network, batch, cache, *, fresh, logits_at):
     logits, _, cache = network.extend(batch, cache, logits_at=logits_at, fresh=fresh)
     return logits, cache
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("layout", "path"), [("unrolled", "auto"), ("scanned", "fused")])
+@pytest.mark.parametrize(
+    ("case", "layout", "path"),
+    [(case, "unrolled", "fused") for case in CASES]
+    + [(case, "scanned", "reference") for case in ("llama", "gemma2")],
+)
 def test_cached(case, layout, path):
     """A ragged prefill, then token by token; against one uncached forward of the reference."""
     network = network_of(case, layout, path)
@@ -161,7 +173,7 @@ def test_every_switch_shows(case):
         ours, _ = build_decoder(config, params)(batch)
         moved[name] = difference(ours, logits, valid)
     print(case, {name: round(value, 4) for name, value in moved.items()})
-    assert min(moved.values()) > 20 * TOLERANCE, moved
+    assert min(moved.values()) > 10 * TOLERANCE, moved
 
 
 def test_together_the_cases_have_every_switch():
@@ -182,8 +194,7 @@ def test_every_parameter_shows(case):
     """No weight is read and then forgotten: each one, changed alone, moves the logits."""
     ref = reference(case)
     batch = Batch.make(tokens_of(case)[:1])
-    slope = jax.jit(
-        jax.grad(lambda params: jnp.sum(build_decoder(ref.config, params)(batch)[0] ** 2))
-    )(ref.params)
+    loss = lambda params: jnp.sum(build_decoder(ref.config, params)(batch)[0] ** 2)
+    slope = jax.jit(jax.grad(loss), compiler_options=QUICK)(ref.params)
     still = [name for name, g in slope.items() if float(jnp.max(jnp.abs(g))) < 1e-3]
     assert [name for name in still if not name.endswith("k.bias")] == []

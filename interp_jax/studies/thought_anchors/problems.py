@@ -74,7 +74,7 @@ def load_problem(spec: str, *, rule: str | None = None) -> Problem:
     Args:
         spec: the four parts; the same spec always gives the same problem.
         rule: how answers are read; by default the last number where the known answer is a
-            number, else what is stated as the answer.
+            number, yes or no where it is one of these, else what is stated as the answer.
 
     Raises:
         UserError: the spec is malformed, the data set unknown or the package absent.
@@ -130,7 +130,8 @@ def reasoning_gym_problem(
     entry = generator[index]
     answer = None if entry["answer"] is None else str(entry["answer"])
     numeric = answer is not None and number_value(answer) is not None
-    reading = answer_rule(rule or ("last_number" if numeric else "stated"))
+    words = "yes_no" if (answer or "").casefold() in ("yes", "no") else "stated"
+    reading = answer_rule(rule or ("last_number" if numeric else words))
 
     def score(given: str) -> bool:
         if answer is not None and reading.equal(given, answer):

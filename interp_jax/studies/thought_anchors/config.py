@@ -1,0 +1,201 @@
+"""What a thought-anchors run is told: one frozen dataclass, from which the flags are derived."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from interp_jax.models.sources import DEFAULT_MODEL
+from interp_jax.runtime.errors import UserError
+from interp_jax.studies.thought_anchors.demo_problem import DEMO
+from interp_jax.studies.thought_anchors.rollout_pools import SIMILARITY_THRESHOLD
+from interp_jax.studies.thought_anchors.vertical import PROXIMITY, TOP_HEADS
+from interp_jax.text.answers import ANSWER_RULES
+
+QUESTION = "{question}"
+INSTRUCTION = (
+    "{question}\n\nThink step by step. Write every step as a short sentence. "
+    "Then write: The answer is"
+)
+OPENING = "Let's think step by step.\n\nStep 1:"
+SCREENED = (
+    "syllogism",
+    "coin_flip",
+    "chain_sum",
+    "basic_arithmetic",
+    "gsm_symbolic",
+    "simple_equations",
+    "leg_counting",
+    "family_relationships",
+)
+TRACE_SOURCES = ("prompt", "problems", "problem")
+
+
+def _field(default: Any, help: str, **metadata: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+def _speed(default: Any, help: str, **metadata: Any) -> Any:
+    """A field that says where and how fast, and does not change results."""
+    return _field(default, help, affects_results=False, **metadata)
+
+
+@dataclass(frozen=True)
+class ThoughtAnchorsConfig:
+    """Every choice of a run; the help of each field is its documentation.
+
+    Raises:
+        UserError: values that do not go together.
+    """
+
+    workdir: str = _speed(
+        "runs/thought_anchors",
+        "Folder that everything is written to. Run the same command again to go on there.",
+    )
+    model: str = _field(
+        DEFAULT_MODEL, "Model to study: a packaged model, a folder, a .gguf file, or a hub id."
+    )
+    revision: str | None = _field(None, "Revision of a hub id.")
+    dtype: Literal["float32", "bfloat16"] = _field(
+        "float32", "Type of the weights. On most CPUs float32 is the faster one."
+    )
+    seed: int = _field(0, "Root of all random draws.", minimum=0, maximum=2**32 - 1)
+
+    problem: str | None = _field(
+        None, f"A generated problem, reasoning_gym:DATASET:SEED:INDEX. Default: {DEMO.spec}"
+    )
+    problems: str | None = _field(
+        None, "JSONL file of problems: one object with `question` and `answer` on each line."
+    )
+    index: int = _field(0, "Which line of --problems, from 0.", minimum=0)
+    prompt: str | None = _field(None, "A question of your own.")
+    answer: str | None = _field(None, "The right answer to --prompt, if known.")
+    rule: str | None = _field(
+        None, "How answers are read. Default: by the problem.", choices=tuple(ANSWER_RULES)
+    )
+    trace: str | None = _field(
+        None,
+        "Text file with a trace that is there already. Only the two methods that look inside the "
+        "model are run on it (after --prompt, if that is given).",
+    )
+
+    instruction: str = _field(
+        INSTRUCTION, f"What the model is asked; {QUESTION} stands for the question."
+    )
+    opening: str = _field(
+        OPENING, "What the model's turn is opened with; counts as part of the prompt."
+    )
+    base: Literal["correct", "incorrect", "any"] = _field(
+        "any", "Which answer the base trace must give. `any` needs no known answer."
+    )
+    base_tries: int = _field(128, "Most base traces that are tried.", minimum=1)
+    min_sentences: int = _field(8, "Fewest sentences of a base trace.", minimum=1)
+    max_sentences: int = _field(40, "Most sentences of a base trace.", minimum=1)
+
+    rollouts: int = _field(32, "Rollouts for each sentence.", minimum=2)
+    temperature: float = _field(0.6, "Sampling temperature.", minimum=0.01)
+    top_p: float = _field(
+        0.95, "Share of probability that sampling is kept to.", minimum=0.01, maximum=1.0
+    )
+    max_new_tokens: int = _field(256, "Most tokens of a base trace and of a rollout.", minimum=1)
+    # Rows decide the compiled program, whose last bits a sampled token can hang on.
+    batch_size: int = _field(64, "Rollouts that are made at once.", minimum=1)
+    similarity_threshold: float = _field(
+        SIMILARITY_THRESHOLD,
+        "Cosine below which another sentence counts as a different one.",
+        minimum=-1.0,
+        maximum=1.0,
+    )
+    proximity: int = _field(
+        PROXIMITY, "Sentences nearer than this are left out of the receiver heads' score.",
+        minimum=0,
+    )
+    receiver_heads: int = _field(TOP_HEADS, "How many receiver heads are taken.", minimum=1)
+
+    screen: int = _field(
+        0,
+        "Look for a problem instead: try this many generated ones, and list those that the model "
+        "solves sometimes.",
+        minimum=0,
+    )
+    screen_datasets: tuple[str, ...] = _field(
+        SCREENED, "Generators that --screen draws from, in turn."
+    )
+    screen_samples: int = _field(8, "Traces of each screened problem.", minimum=2)
+    screen_refined_samples: int = _field(
+        32, "Traces of each of those, the first ones included.", minimum=2
+    )
+    screen_refine: int = _field(
+        8, "How many of the screened problems are tried again, 64 traces each.", minimum=0
+    )
+
+    smoke: bool = _field(
+        False, "Run everything in about a minute, with sizes too small to mean anything."
+    )
+    plan_only: bool = _speed(
+        False, "Compile, print what the big programs need, and stop before any of them runs."
+    )
+    log_every: float = _speed(
+        30.0, "Seconds between log lines where there is no terminal.", minimum=0.0
+    )
+    tensorboard: bool = _speed(False, "Write TensorBoard files beside the JSON lines.")
+    compilation_cache_dir: str | None = _speed(
+        None,
+        "Folder that compiled programs are kept in between runs. Whoever can write there can run "
+        "code as you.",
+    )
+
+    def __post_init__(self) -> None:
+        given = [name for name in TRACE_SOURCES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise _wrong(f"both --{given[0]} and --{given[1]}", "one source of problems")
+        if self.trace is not None and given not in ([], ["prompt"]):
+            raise _wrong(f"--trace with --{given[0]}", "--trace alone or with --prompt")
+        if self.trace is not None and self.screen:
+            raise _wrong("--trace with --screen", "one of the two")
+        if self.answer is not None and self.prompt is None:
+            raise _wrong("--answer without --prompt", "--answer to a --prompt")
+        if self.index and self.problems is None:
+            raise _wrong(f"--index={self.index} without --problems", "--index into --problems")
+        if QUESTION not in self.instruction:
+            raise _wrong(f"the instruction {self.instruction!r}", f"{QUESTION} somewhere in it")
+        if self.min_sentences > self.max_sentences:
+            raise _wrong(
+                f"--min_sentences={self.min_sentences} and --max_sentences={self.max_sentences}",
+                "the least to be at most the most",
+            )
+        if self.screen and not self.screen_datasets:
+            raise _wrong("--screen without --screen_datasets", "at least one generator")
+        if self.rule is not None and self.rule not in ANSWER_RULES:
+            raise _wrong(f"--rule={self.rule}", "one of " + ", ".join(ANSWER_RULES))
+
+    @property
+    def must_end(self) -> bool:
+        """Whether a base trace must end by itself; a smoke test takes what it gets."""
+        return not self.smoke
+
+    def resolved(self) -> ThoughtAnchorsConfig:
+        """The config that is run and written down: the demo's problem named, smoke sizes in."""
+        config = self
+        if config.trace is None and not any(getattr(config, n) for n in TRACE_SOURCES):
+            config = dataclasses.replace(config, problem=DEMO.spec)
+        if config.smoke:
+            config = dataclasses.replace(
+                config,
+                base="any",
+                base_tries=min(config.base_tries, 4),
+                min_sentences=min(config.min_sentences, 2),
+                rollouts=min(config.rollouts, 2),
+                max_new_tokens=min(config.max_new_tokens, 48),
+                batch_size=min(config.batch_size, 4),
+                screen=min(config.screen, 4),
+                screen_samples=min(config.screen_samples, 2),
+                screen_refine=min(config.screen_refine, 1),
+                screen_refined_samples=min(config.screen_refined_samples, 3),
+            )
+        return config
+
+
+def _wrong(found: str, expected: str) -> UserError:
+    return UserError(found=found, expected=expected, do="correct the flags")

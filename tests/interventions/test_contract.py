@@ -1,0 +1,303 @@
+"""The contract of interventions: every verb, on two tiny networks, held to every promise.
+
+Here: bits at strength zero, touched tokens, raggedness, layouts, plain against compiled, cached
+generation, detaching. `test_contract_transforms` has what JAX's own transforms must leave alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interp_jax.interventions import verbs
+from interp_jax.interventions.placing import detach, tap_names
+from interp_jax.interventions.where import Where
+from interp_jax.models.batch import Batch
+from interp_jax.models.decoder import Decoder
+from interp_jax.models.sites import SITES, Site
+from tests.interventions.contract import (
+    CONFIGS,
+    LENGTHS,
+    PROMPTS,
+    QUICK,
+    ROWS,
+    batch_of,
+    close,
+    forward,
+    network,
+    own,
+    padded,
+    same_bits,
+    token_rows,
+)
+from tests.interventions.contract_cases import (
+    CASES,
+    KEYS,
+    expected_counts,
+    positions,
+    some_layers,
+    zeroed,
+)
+
+cases = pytest.mark.parametrize("case", CASES)
+configs = pytest.mark.parametrize("name", ["llama", "gemma"])
+BUNDLES = [
+    ("reads", "add", "replace", "heads", "set_component", "lora_by_row"),
+    ("composed", "scale", "once", "ablate_heads", "add_by_position", "attention_reads"),
+]
+layouts = pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+
+
+@functools.cache
+def base(name: str, layout: str, dtype: str = "float32", path: str = "auto"):
+    """Logits of the network before anything is placed in it."""
+    net = dataclasses.replace(network(name, layout, dtype), path=path)
+    return jax.device_get(forward(net, batch_of(name))[0])
+
+
+@functools.cache
+def edited(case: str, name: str, layout: str):
+    """(logits, tape) at full strength."""
+    return jax.device_get(forward(CASES[case].edited(name, layout), batch_of(name)))
+
+
+def bits_kept(case: str, name: str, layout: str, dtype: str) -> None:
+    one, config = CASES[case], CONFIGS[name]
+    idle = one.edited(name, layout, dtype, **zeroed(one, config))
+    bare = detach(idle)
+    # Where a stack had to be split for the edit, the base in the same layout is split as well.
+    split = len(bare.segments) != len(network(name, layout, dtype).segments)
+    assert split == (layout == "scanned" and any(s in case for s in ("weights", "attention", "composed")))
+    expected = forward(bare, batch_of(name))[0] if split else base(name, layout, dtype, one.path)
+    logits, tape = forward(idle, batch_of(name))
+    same_bits(logits, expected)
+    if case.endswith("reads"):
+        return
+    # The edit is in the program all the same: it counts, and at full strength it changes much.
+    assert all(np.sum(tape[key]) > 0 for key in expected_counts(one, config))
+    assert not np.allclose(edited(case, name, layout)[0], base(name, layout), atol=1e-3)
+
+
+@layouts
+@configs
+@cases
+def test_strength_zero_has_the_bases_bits(case, name, layout):
+    bits_kept(case, name, layout, "float32")
+
+
+@cases
+def test_strength_zero_has_the_bases_bits_with_bfloat16_weights(case):
+    bits_kept(case, "llama", "unrolled", "bfloat16")
+
+
+@pytest.mark.parametrize("case", ["add", "replace", "lora", "suppress"])
+def test_strength_zero_has_the_bases_bits_with_bfloat16_weights_under_scan(case):
+    bits_kept(case, "gemma", "scanned", "bfloat16")
+
+
+@layouts
+@configs
+@cases
+def test_touched_tokens_are_counted_where_the_edit_happens(case, name, layout):
+    one, config = CASES[case], CONFIGS[name]
+    _, tape = edited(case, name, layout)
+    counted = {key: rows for key, rows in tape.items() if key.startswith("touched/")}
+    same_bits(counted, expected_counts(one, config))
+    # Taken out of the tree, nothing is counted, and the tree is the base's again.
+    net = one.edited(name, layout)
+    bare = detach(net)
+    assert tap_names(net) and not tap_names(bare)
+    assert forward(bare, batch_of(name))[1] == {}
+
+
+@configs
+@cases
+def test_detaching_gives_back_the_original_leaves(case, name):
+    one = CASES[case]
+    for layout in ("unrolled", "scanned"):
+        start = dataclasses.replace(network(name, layout), path=one.path)
+        bare = detach(one.edited(name, layout))
+        if len(bare.segments) == len(start.segments):
+            assert jax.tree.structure(bare) == jax.tree.structure(start)
+            leaves = zip(jax.tree.leaves(bare), jax.tree.leaves(start), strict=True)
+            assert all(ours is theirs for ours, theirs in leaves)
+        else:  # a split stack holds slices of them
+            same_bits(bare.parameters(), start.parameters())
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.probe])
+def test_only_the_asked_tokens_are_touched(case):
+    one, name, first = CASES[case], "llama", some_layers(CONFIGS["llama"])[0]
+    look = verbs.read(Site(one.probe, (first,)), name="look")
+    start = look(dataclasses.replace(network(name), path=one.path))
+    run = jax.jit(lambda net, batch: net(batch)[1]["look"][0], compiler_options=QUICK)
+    before = run(start, batch_of(name))
+    after = run(look(one.edited(name, "unrolled")), batch_of(name))
+    changed = np.abs(np.asarray(after - before))
+    tokens = 2 if SITES[one.probe].axes == "BHTS" else 1
+    changed = changed.max(axis=tuple(a for a in range(1, changed.ndim) if a != tokens))
+    for row, length in enumerate(LENGTHS):
+        asked = positions(length, length)[id(one.where)]
+        assert set(np.flatnonzero(changed[row] > 1e-6)) == asked
+
+
+@configs
+@cases
+def test_a_row_does_not_know_its_neighbours_its_slot_or_its_padding(case, name):
+    one, config, layout = CASES[case], CONFIGS[name], "unrolled"
+    rows, values = token_rows(config), one.values(config)
+    logits, tape = edited(case, name, layout)
+    others = token_rows(config, seed=4)
+    mixed = [rows[0], others[1], rows[2], others[3]]
+    seen, taped = forward(one.edited(name, layout), padded(mixed))
+    for row in (0, 2):
+        same_bits(own(seen, row, LENGTHS[row]), own(logits, row, LENGTHS[row]))
+        assert all(a[row] == tape[k][row] for k, a in taped.items() if k.startswith("touched/"))
+
+    slots = [2, 0, 3, 1]
+    moved = {key: np.asarray(values[key])[slots] for key in one.rows}
+    seen, _ = forward(one.edited(name, layout, **moved), padded([rows[s] for s in slots]))
+    for slot, row in enumerate(slots):
+        same_bits(own(seen, slot, LENGTHS[row]), own(logits, row, LENGTHS[row]))
+
+    # The other side, and rubbish in the padding: even ids that no vocabulary has.
+    seen, taped = forward(one.edited(name, layout), padded(rows, left=True, fill=-7))
+    for row, length in enumerate(LENGTHS):
+        same_bits(np.asarray(seen)[row, -length:], own(logits, row, length))
+    same_bits({k: v for k, v in taped.items() if "touched" in k},
+              {k: v for k, v in tape.items() if "touched" in k})
+
+
+@cases
+def test_a_row_has_the_same_numbers_alone_and_in_another_bucket(case):
+    one, name, row = CASES[case], "llama", 1
+    config = CONFIGS[name]
+    values = one.values(config)
+    mine = {key: np.asarray(values[key])[row : row + 1] for key in one.rows}
+    alone = padded([token_rows(config)[row]], width=13)
+    seen, _ = jax.jit(forward, compiler_options=QUICK)(one.edited(name, "unrolled", **mine), alone)
+    close(own(seen, 0, LENGTHS[row]), own(edited(case, name, "unrolled")[0], row, LENGTHS[row]))
+
+
+@configs
+@cases
+def test_unrolled_equals_scanned(case, name):
+    close(edited(case, name, "unrolled"), edited(case, name, "scanned"))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_unrolled_equals_scanned_over_the_pattern_of_gemma3(bundle):
+    """Several verbs at once, since thirteen layers take long to compile."""
+    config = CONFIGS["gemma3"]
+    whole = verbs.compose(*(CASES[c].build(config, CASES[c].values(config)) for c in bundle))
+    idle = verbs.compose(
+        *(CASES[c].build(config, CASES[c].values(config) | zeroed(CASES[c], config)) for c in bundle)
+    )
+    results = []
+    for layout in ("unrolled", "scanned"):
+        net = network("gemma3", layout)
+        results.append(forward(whole(net), batch_of("gemma3")))
+        expected = forward(detach(idle(net)), batch_of("gemma3"))[0]
+        same_bits(forward(idle(net), batch_of("gemma3"))[0], expected)
+        assert not np.allclose(results[-1][0], expected, atol=1e-3)
+    close(*results)
+
+
+@cases
+def test_compiled_equals_plain(case):
+    plain = CASES[case].edited("llama", "unrolled")(batch_of("llama"))
+    close(edited(case, "llama", "unrolled"), plain)
+
+
+def generate(net: Decoder, prompts: Batch, tokens: jax.Array, valid: jax.Array):
+    """Forced tokens through a cache: a prefill, then one token at a time in a compiled loop.
+
+    Args:
+        tokens, valid: [steps, B].
+
+    Returns:
+        logits of the prompt [B, T, V] and of each step [steps, B, V], and the counts summed.
+    """
+    cache = net.empty_cache(ROWS, 12)
+    first, tape, cache = net.extend(prompts, cache, logits_at="all", fresh=True)
+
+    def step(cache, item):
+        token, here = item
+        batch = Batch.make(
+            token[:, None], here[:, None], start=cache.next_position, lengths=cache.lengths,
+            packed=True,
+        )  # fmt: skip
+        logits, tape, cache = net.extend(batch, cache)
+        return cache, (logits[:, 0], {k: v for k, v in tape.items() if v.dtype == jnp.int32})
+
+    _, (later, counts) = jax.lax.scan(step, cache, (tokens, valid))
+    return first, later, {k: tape[k] + jnp.sum(v, axis=0) for k, v in counts.items()}
+
+
+@configs
+@cases
+def test_cached_generation_equals_forward(case, name):
+    one, config, layout = CASES[case], CONFIGS[name], {"llama": "unrolled", "gemma": "scanned"}
+    net, rows = one.edited(name, layout[name]), token_rows(config)
+    steps = max(n - p for n, p in zip(LENGTHS, PROMPTS, strict=True))
+    tokens, valid = np.zeros((steps, ROWS), np.int32), np.zeros((steps, ROWS), bool)
+    for row, (tail, prompt) in enumerate(zip(rows, PROMPTS, strict=True)):
+        tokens[: len(tail) - prompt, row] = tail[prompt:]
+        valid[: len(tail) - prompt, row] = True
+    prompts = [row[:prompt] for row, prompt in zip(rows, PROMPTS, strict=True)]
+    compiled = jax.jit(generate, compiler_options=QUICK)
+    first, later, counts = compiled(net, padded(prompts, width=5), tokens, valid)
+    logits, tape = forward(net, padded(rows, lengths=np.asarray(PROMPTS, np.int32)))
+    for row, (length, prompt) in enumerate(zip(LENGTHS, PROMPTS, strict=True)):
+        whole = np.concatenate([first[row, :prompt], later[: length - prompt, row]])
+        close(whole, own(logits, row, length))
+    same_bits(counts, {key: tape[key] for key in counts})
+    same_bits(
+        {k: v for k, v in counts.items() if k.startswith("touched/")},
+        expected_counts(one, config, PROMPTS),
+    )
+
+
+@pytest.mark.core
+def test_full_strength_is_exact():
+    vector = np.linspace(-1, 1, 16, dtype=np.float32)
+    put = verbs.replace("resid_post[1]", vector, where=Where(positions=[1]))
+    gone = verbs.scale("mlp_out[1]", 0.0, where=Where(positions=[1]))
+    both = verbs.compose(
+        gone, verbs.read("mlp_out[1]", name="out"), put, verbs.read("resid_post[1]", name="stream")
+    )
+    _, tape = forward(both(network("llama", "scanned")), batch_of("llama"))
+    np.testing.assert_array_equal(tape["stream"][0, :, 1], np.broadcast_to(vector, (ROWS, 16)))
+    assert not np.any(tape["out"][0, :, 1]) and np.any(tape["out"][0, :, 2])
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("path", ["reference", "fused"])
+def test_a_hard_suppression_takes_all_weight_and_counts_who_loses_everything(path):
+    net = dataclasses.replace(network("llama"), path=path)
+    everything = verbs.suppress_attention(
+        Where(spans=[[0, 3]]), layers=(0,), where=Where(spans=[[1, 4]])
+    )
+    _, tape = forward(
+        verbs.compose(everything, verbs.read("head_out[0]", name="heads"))(net), batch_of("llama")
+    )
+    # Queries 1 and 2 see nothing but suppressed keys, query 3 still sees itself.
+    assert not np.any(tape["heads"][0, :, 1:3]) and np.all(np.any(tape["heads"][0, :, 3], axis=-1))
+    np.testing.assert_array_equal(tape["keyless"], np.full(ROWS, 2 * 4, np.int32))
+    np.testing.assert_array_equal(tape["touched/suppress_attention"], np.full(ROWS, 3, np.int32))
+
+
+@pytest.mark.core
+def test_suppressed_keys_weigh_nothing_and_the_rest_is_renormalised():
+    hide = verbs.suppress_attention(KEYS, layers=(1,), heads=(2,))
+    look = verbs.compose(hide, verbs.read("attn_weights[1]", name="weights"))
+    _, tape = forward(look(network("llama")), batch_of("llama"))
+    weights = tape["weights"][0]
+    assert not np.any(weights[:, 2, :, 1:3]) and np.all(weights[:, 1, 3, 1:3] > 0)
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(weights[row, :, :length].sum(-1), 1.0, rtol=1e-6)
