@@ -15,6 +15,7 @@ from penzai.core import struct
 
 from interp_jax.models.block import Block
 from interp_jax.models.decoder import Decoder
+from interp_jax.models.sites import Site
 from interp_jax.models.stack import Stack
 from interp_jax.models.taps import Placed, Tap
 from interp_jax.runtime.errors import UserError
@@ -50,7 +51,7 @@ def place(network: Decoder, tap: Tap, layer_weights: jax.Array | None = None) ->
     Raises:
         UserError: a layer or head that the network does not have.
     """
-    _check(network, tap)
+    check_site(network, tap.site)
     tap = dataclasses.replace(tap, name=_free_name(network, tap.name))
     if not tap.site.layered:
         placed = Placed(tap, np.float32(1.0))
@@ -140,15 +141,16 @@ def _free_name(network: Decoder, name: str) -> str:
     return candidate
 
 
-def _check(network: Decoder, tap: Tap) -> None:
-    config, site = network.config, tap.site
+def check_site(network: Decoder, site: Site) -> None:
+    """Raises UserError when `network` does not have the layers or heads of `site`."""
+    config = network.config
     heads = config.n_kv_heads if "K" in site.axes else config.n_heads
     limits = ((site.layers, config.n_layers, "layers"), (site.heads, heads, "heads"))
     for numbers, limit, what in limits:
         beyond = [n for n in numbers or () if n >= limit]
         if beyond:
             raise UserError(
-                found=f"{what} {beyond} in {tap.name} at {site}",
+                found=f"{what} {beyond} in {site}",
                 expected=f"{what} below {limit}, as this {config.family} network has",
                 do="correct the site",
             )

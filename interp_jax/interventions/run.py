@@ -17,8 +17,13 @@ def _forward(network: Decoder, batch: Batch, logits_at: str):
     return network(batch, logits_at=logits_at)
 
 
+@jax.jit
+def _forward_at(network: Decoder, batch: Batch, columns: jax.Array):
+    return network(batch, logits_at=columns)
+
+
 def run(
-    network: Decoder, batch: Batch, *interventions, logits_at: str = "all",
+    network: Decoder, batch: Batch, *interventions, logits_at="all",
     allow_untouched: bool = False,
 ) -> tuple[jax.Array, Tape]:
     """Applies interventions in order and runs one compiled forward pass.
@@ -26,21 +31,44 @@ def run(
     Args:
         network, batch: what to run.
         interventions: each `network -> network`.
-        logits_at: `all`, `last` or `none`.
+        logits_at: `all`, `last`, `none`, or int [P] or [B, P], columns of the caller's
+            tokens; negative ones count from the last column.
         allow_untouched: accept an intervention that touched no token.
 
     Returns:
         (logits, tape).
 
     Raises:
-        UserError: an intervention whose total touched count is zero.
+        UserError: an intervention whose total touched count is zero, or columns that the
+            batch does not have.
     """
     for intervention in interventions:
         network = intervention(network)
-    logits, tape = _forward(network, batch, logits_at)
+    if isinstance(logits_at, str):
+        logits, tape = _forward(network, batch, logits_at)
+    else:
+        logits, tape = _forward_at(network, batch, token_columns(batch, logits_at))
     if not allow_untouched:
         require_touched(tape)
     return logits, tape
+
+
+def token_columns(batch: Batch, columns) -> np.ndarray:
+    """int32 [B, P] from int [P] or [B, P] columns of the caller's layout.
+
+    Raises:
+        UserError: another rank, or a column that the batch does not have.
+    """
+    rows, length = batch.tokens.shape
+    columns = np.asarray(columns)
+    fits = columns.ndim in (1, 2) and np.issubdtype(columns.dtype, np.integer)
+    if not fits or np.any(columns < -length) or np.any(columns >= length):
+        raise UserError(
+            found=f"columns of shape {columns.shape} in {columns.reshape(-1)[:8].tolist()}",
+            expected=f"whole numbers [P] or [rows, P] below {length}", do="count token columns from 0",
+        )
+    columns = np.where(columns < 0, columns + length, columns).astype(np.int32)
+    return np.broadcast_to(columns, (rows, columns.shape[-1]))
 
 
 def require_touched(tape: Tape) -> None:

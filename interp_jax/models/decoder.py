@@ -113,14 +113,21 @@ class Decoder(struct.Struct):
             columns = batch.last[:, None] if last else batch.pack_columns(logits_at)
             x = jnp.take_along_axis(x, columns[..., None], axis=1)
             context = dataclasses.replace(context, batch=batch.at(columns))
-        tied = self.head is None
-        matrix, spec = (self.embed, "btd,vd->btv") if tied else (self.head, "btd,dv->btv")
-        logits = jnp.einsum(
-            spec, x.astype(matrix.dtype), matrix, preferred_element_type=wide(matrix.dtype)
-        )
-        logits = softcap(logits, self.config.logit_softcap)
+        logits = self._head(x)
         logits = run_taps(self.taps, "logits", logits, context, record)
         return batch.unpack(logits) if everywhere else logits
+
+    def _head(self, x: jax.Array) -> jax.Array:
+        matrix, spec = (self.embed, "vd") if self.head is None else (self.head, "dv")
+        logits = jnp.einsum(
+            f"btd,{spec}->btv", x.astype(matrix.dtype), matrix,
+            preferred_element_type=wide(matrix.dtype),
+        )
+        return softcap(logits, self.config.logit_softcap)
+
+    def unembed(self, stream: jax.Array) -> jax.Array:
+        """A stream [B, T, D] through the final norm, the head and any cap; no taps act."""
+        return self._head(self.final_norm(stream))
 
     @property
     def layout(self) -> Layout:

@@ -142,7 +142,7 @@ def define_from_dataclass(cls: type, flag_values: flags.FlagValues | None = None
             parser,
             field.name,
             default,
-            f"{help_text} ({parser.syntactic_help})" if parser.syntactic_help else help_text,
+            help_text,  # absl adds the parser's `syntactic_help`
             flag_values=flag_values,
             serializer=serializer,
             required=required,

@@ -40,7 +40,9 @@ _YES_STATED = re.compile(
     r"\b(?:answer|conclusion)(?:\s+is)?\s*[:=]?\s*[\"'*(\s]*(yes|no)\b", re.IGNORECASE
 )
 # At the beginning of a sentence, and not as a word about the next one ("No cats are dogs").
-_YES_SAID = re.compile(r"(?:^|[.!?:]\s|\n)[\s\"'*(]*(yes|no)\b(?=\W*(?:$|\n)|[,.;!])", re.IGNORECASE)
+_YES_SAID = re.compile(
+    r"(?:^|[.!?:]\s|\n)[\s\"'*(]*(yes|no)\b(?=\W*(?:$|\n)|[,.;!])", re.IGNORECASE
+)
 _OPTION_ALONE = re.compile(r"[\s*(]*([A-J])[\s*).]*", re.IGNORECASE)
 
 

@@ -305,8 +305,8 @@ CASES: dict[str, Case] = {
         lambda c: {
             "factor": np.float32(0.2), "strength": np.float32(0.7), "layer_weights": _weights(c)
         },
-        lambda c, v: verbs.scale(_site(c, "mlp_hidden"), **v, where=SOME, name="scale"),
-        _counts("scale"), probe="mlp_hidden",
+        lambda c, v: verbs.scale(_site(c, "resid_mid"), **v, where=SOME, name="scale"),
+        _counts("scale"), probe="resid_mid",
     ),
     "scale_weights": Case(
         lambda c: {

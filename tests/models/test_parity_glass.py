@@ -29,7 +29,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("language", ["en", "pt"])
-def test_every_step_is_theirs(language):
+def test_every_step_is_theirs(language, record_property):
     lm = load(f"glassllm-{language}", layout="scanned")
     theirs = importlib.import_module("glassllm.model").GlassLM.load(
         locate(f"glassllm-{language}").path
@@ -51,7 +51,8 @@ def test_every_step_is_theirs(language):
             one = one[0].swapaxes(0, 1) if site == "attn_v" else one[0]
             assert one.shape == want.shape, site
             apart[f"{site} {layer}"] = np.abs(one - want).max()
-    print(language, {name: f"{value:.1e}" for name, value in apart.items()})
+    record_property(f"glassllm {language}/rungs", float(max(apart.values())))
+    record_property(f"glassllm {language}/logits", float(apart["output"]))
     assert max(apart.values()) <= 1e-4, apart
 
 

@@ -57,8 +57,8 @@ def difference(ours, theirs, valid):
     return float(np.abs(np.asarray(ours) - theirs)[valid].max())
 
 
-def climb(case, side, logits, tape):
-    """Rung -> max |difference| over the rows' own tokens; all within the tolerance."""
+def climb(case, side, logits, tape, record_property):
+    """max |difference| over the rows' own tokens on every rung."""
     valid, (theirs, hidden) = padding(side), expected(case, side)
     assert theirs[valid].std() >= 1.0
     rungs = {"embedding": difference(tape["embed"], hidden[0], valid)}
@@ -66,25 +66,26 @@ def climb(case, side, logits, tape):
         rungs[f"block {layer}"] = difference(tape["resid_post"][layer], stream, valid)
     rungs["final norm"] = difference(tape["final_norm"], hidden[-1], valid)
     rungs["logits"] = difference(logits, theirs, valid)
+    record_property(f"{case}/rungs", max(rungs.values()))
+    record_property(f"{case}/logits", rungs["logits"])
     assert max(rungs.values()) <= TOLERANCE, rungs
-    return rungs
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_unrolled_with_reference_attention(case):
+def test_unrolled_with_reference_attention(case, record_property):
     for side in ("none", "right"):
-        print(case, side, climb(case, side, *observed(case, side)))
+        climb(case, side, *observed(case, side), record_property)
 
 
 @pytest.mark.parametrize("case", [DEEP if case == "gemma3" else case for case in CASES])
-def test_scanned_with_fused_attention(case):
+def test_scanned_with_fused_attention(case, record_property):
     network = network_of(case, "scanned", "fused")
     assert network.layout == "scanned"
     left_over = sum(not isinstance(segment, Stack) for segment in network.segments)
     assert left_over == network.config.n_layers % len(network.config.pattern)
     batch = Batch.make(tokens_of(case), padding("left"))
     logits, tape = FORWARD(compose(*map(read, RUNGS))(network), batch)
-    print(case, "left", climb(case, "left", logits, tape))
+    climb(case, "left", logits, tape, record_property)
 
 
 @functools.partial(
@@ -97,10 +98,18 @@ def extend(network, batch, cache, *, fresh, logits_at):
 
 @pytest.mark.parametrize(
     ("case", "layout", "path"),
-    [(case, "unrolled", "fused") for case in CASES]
-    + [(case, "scanned", "reference") for case in ("llama", "gemma2")],
+    [
+        ("llama", "scanned", "reference"),
+        ("mistral", "unrolled", "fused"),
+        ("qwen2", "scanned", "reference"),
+        ("qwen3", "scanned", "fused"),
+        ("gemma", "unrolled", "auto"),
+        ("gemma2", "scanned", "fused"),
+        ("gemma3", "unrolled", "fused"),
+        ("smollm", "unrolled", "auto"),
+    ],
 )
-def test_cached(case, layout, path):
+def test_cached(case, layout, path, record_property):
     """A ragged prefill, then token by token; against one uncached forward of the reference."""
     network = network_of(case, layout, path)
     tokens, logits = tokens_of(case), expected(case, "none")[0]
@@ -119,7 +128,7 @@ def test_cached(case, layout, path):
         batch = Batch.make(tokens[rows, at][:, None], start=cache.next_position)
         ours, cache = extend(network, batch, cache, fresh=False, logits_at="last")
         worst = max(worst, float(np.abs(np.asarray(ours[:, 0]) - logits[rows, at]).max()))
-    print(case, layout, path, "cached", worst)
+    record_property(f"{case}/cached", worst)
     assert worst <= TOLERANCE
 
 
@@ -162,7 +171,7 @@ def switches(config):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_switch_shows(case):
+def test_every_switch_shows(case, record_property):
     """Each switch turned alone moves the logits far beyond the tolerance of the ladder."""
     ref, valid = reference(case), padding("none")
     batch, logits = Batch.make(tokens_of(case)), expected(case, "none")[0]
@@ -172,7 +181,7 @@ def test_every_switch_shows(case):
         # Eagerly: two dozen programs would take longer to compile than to interpret.
         ours, _ = build_decoder(config, params)(batch)
         moved[name] = difference(ours, logits, valid)
-    print(case, {name: round(value, 4) for name, value in moved.items()})
+    record_property(f"{case}/least switch", min(moved.values()))
     assert min(moved.values()) > 10 * TOLERANCE, moved
 
 

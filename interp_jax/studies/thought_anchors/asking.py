@@ -33,6 +33,7 @@ class Trace:
         text: what they spell.
         sentences: of the text, with character ranges in it.
         ranges: int32 [S, 2], half-open ranges in `tokens`.
+        cuts: how many characters of `text` stand before each sentence's first token.
         finish: `stop` if it ended by itself; `given` if it came from a file.
         tries: how many traces were looked at until this one.
     """
@@ -42,6 +43,7 @@ class Trace:
     text: str
     sentences: tuple[Sentence, ...]
     ranges: np.ndarray
+    cuts: tuple[int, ...] = ()
     finish: str = "given"
     tries: int = 1
 
@@ -110,7 +112,9 @@ def make_trace(
     text, offsets = own_offsets(tokens, tokenizer)
     sentences = tuple(split_sentences(text))
     ranges = token_ranges(sentences, text, offsets)
-    return Trace(prompt, tokens, text, sentences, ranges, finish, tries)
+    starts = [start for start, _ in offsets] + [len(text)]
+    cuts = tuple(starts[first] for first in ranges[:, 0].tolist())
+    return Trace(prompt, tokens, text, sentences, ranges, cuts, finish, tries)
 
 
 def own_offsets(
@@ -120,17 +124,17 @@ def own_offsets(
 
     Decoding is not piece by piece (a piece may lose its space or hold half a character), so the
     offsets come from decoding longer and longer beginnings: where one stops agreeing with the
-    whole, the next token begins. Two tokens that share a character share it here too.
+    whole, the next token begins. Tokens that share a character share it here too.
     """
     text = tokenizer.decode(tokens)
-    edges = [0]
+    offsets, left = [], 0
     for count in range(1, len(tokens) + 1):
         start = tokenizer.decode(tokens[:count]) if count < len(tokens) else text
-        edges.append(max(edges[-1], _agree(start, text)))
-    offsets = []
-    for left, right in zip(edges, edges[1:], strict=False):
-        # A token inside a character covers that character.
-        offsets.append((left, right if right > left else min(left + 1, len(text))))
+        right = max(left, _agree(start, text))
+        # A beginning that goes on otherwise holds a part of the next character.
+        held = right + (len(start) > right)
+        offsets.append((left, min(held, len(text))))
+        left = right
     return text, offsets
 
 

@@ -98,7 +98,7 @@ class ThoughtAnchorsConfig:
     top_p: float = _field(
         0.95, "Share of probability that sampling is kept to.", minimum=0.01, maximum=1.0
     )
-    max_new_tokens: int = _field(256, "Most tokens of a base trace and of a rollout.", minimum=1)
+    max_new_tokens: int = _field(192, "Most tokens of a base trace and of a rollout.", minimum=1)
     # Rows decide the compiled program, whose last bits a sampled token can hang on.
     batch_size: int = _field(64, "Rollouts that are made at once.", minimum=1)
     similarity_threshold: float = _field(
@@ -122,7 +122,7 @@ class ThoughtAnchorsConfig:
     screen_datasets: tuple[str, ...] = _field(
         SCREENED, "Generators that --screen draws from, in turn."
     )
-    screen_samples: int = _field(8, "Traces of each screened problem.", minimum=2)
+    screen_samples: int = _field(4, "Traces of each screened problem.", minimum=2)
     screen_refined_samples: int = _field(
         32, "Traces of each of those, the first ones included.", minimum=2
     )

@@ -133,10 +133,11 @@ def make_rollouts(
 def _sample(lm, engine, trace, todo, total, config, journal, writer) -> int:
     """Samples what is to do; returns the number of tokens."""
     whole = Prompt(trace.ids, trace.roles)
-    if len(whole.ids) >= lm.network.config.max_context:
+    context = lm.network.config.max_context
+    if len(whole.ids) >= context:
         raise UserError(
             found=f"a prompt and trace of {len(whole.ids)} tokens",
-            expected=f"fewer than {lm.network.config.max_context}, the context of the network",
+            expected=f"fewer than {context}, the context of the network",
             do="take a shorter problem or trace",
         )
     prefix = lm.prefix(whole)
@@ -144,8 +145,8 @@ def _sample(lm, engine, trace, todo, total, config, journal, writer) -> int:
     for item, (index, number) in enumerate(todo):
         tokens, own_roles, cut = at_cut(prefix, int(trace.spans[index, 0]))
         requests.append(
-            Request(tokens, fold(key, "rollout", index, number), config.max_new_tokens, own_roles,
-                    cut, item)
+            Request(tokens, fold(key, "rollout", index, number),
+                    min(config.max_new_tokens, context - cut - 1), own_roles, cut, item)
         )
     made = unfinished = 0
     done = total - len(todo)
@@ -179,9 +180,8 @@ class Reader:
         kept = self.trace.tokens[: self.trace.ranges[index, 0]]
         own = trace_tokens(record["tokens"], record["finish"])
         whole = self.lm.tokenizer.decode([*kept, *own])
-        # The cut may fall inside a merged space, so the continuation is what the whole adds.
-        before = self.lm.tokenizer.decode(kept)
-        text = whole[len(before) :] if whole.startswith(before) else self.lm.tokenizer.decode(own)
+        # Decoded together: by itself a continuation can lose its first space.
+        text = whole[self.trace.cuts[index] :]
         sentences = split_sentences(text)
         answer = self.problem.read(whole) if finished else ""
         return Rollout(

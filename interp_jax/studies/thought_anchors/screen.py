@@ -122,7 +122,7 @@ def screen(
     first = [(spec, n) for spec in problems for n in range(config.screen_samples)]
     _sample(lm, problems, first, "screening", config, journal)
     table = _table(problems, journal, config)
-    again = [row.spec for row in table[: config.screen_refine] if row.fit > 0]
+    again = [row.spec for row in table[: config.screen_refine]]
     more = range(config.screen_samples, config.screen_refined_samples)
     _sample(lm, problems, [(s, n) for s in again for n in more], "trying again", config, journal)
     table = _table(problems, journal, config)
@@ -142,8 +142,13 @@ def choose(table: Sequence[Screened]) -> ScreenResult:
 
 
 def promise(row: Screened) -> float:
-    """Room for the answer to move, times the share of traces that can be a base trace."""
-    return (1 - abs(2 * row.accuracy - 1)) * row.fit
+    """Room for the answer to move, times the share of traces that can be a base trace.
+
+    Both as if two more traces had been seen, one of each kind: two of two is not yet always.
+    """
+    likely = (row.correct + 1) / (row.samples + 2)
+    fit = (row.fit * row.samples + 1) / (row.samples + 2)
+    return (1 - abs(2 * likely - 1)) * fit
 
 
 def _sample(
@@ -186,8 +191,7 @@ def _table(
     for name, record in journal.records():
         by_problem[name.rsplit("/", 1)[0]].append(record)
     rows = [summarise(spec, by_problem[spec], config) for spec in problems if by_problem[spec]]
-    return sorted(rows, key=lambda row: (-(row.in_window and row.fit > 0), -promise(row),
-                                         -row.entropy, row.spec))
+    return sorted(rows, key=lambda row: (-promise(row), -row.entropy, row.spec))
 
 
 def summarise(

@@ -10,7 +10,6 @@ positions at a time, and what leaves the device is one number for each pair of s
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -145,20 +144,27 @@ def streamed_kl(
     parts = hidden.reshape(rows, length // _POSITIONS, _POSITIONS, width).swapaxes(0, 1)
 
     def one(part: jax.Array) -> jax.Array:
-        logits = head(part) / temperature
-        return divergence(logits[:1], logits)
+        # Normalised once: a second reduction over the same numbers may end in other bits.
+        logs = jax.nn.log_softmax(head(part) / temperature, axis=-1)
+        return log_divergence(logs[:1], logs)
 
     return jax.lax.map(one, parts).swapaxes(0, 1).reshape(rows, length)
 
 
 def divergence(base: jax.Array, other: jax.Array) -> jax.Array:
-    """D(softmax(base) || softmax(other)) over the last axis, in nats; axes broadcast.
+    """D(softmax(base) || softmax(other)) over the last axis, in nats; axes broadcast."""
+    return log_divergence(
+        jax.nn.log_softmax(base, axis=-1), jax.nn.log_softmax(other, axis=-1)
+    )
+
+
+def log_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """D(p || q) over the last axis, in nats, from log-probabilities; axes broadcast.
 
     Summed as p (exp(-d) - 1 + d) with d = ln p - ln q: the same sum, since p and q both sum to
     one, but every term is nonnegative, and an error in a log-sum-exp counts only squared.
-    Equal logits give exactly 0.
+    Equal distributions give exactly 0.
     """
-    log_p, log_q = jax.nn.log_softmax(base, axis=-1), jax.nn.log_softmax(other, axis=-1)
     p, d = jnp.exp(log_p), log_p - log_q
     small = jnp.abs(d) < 0.5
     near = jnp.where(small, d, jnp.zeros_like(d))
@@ -166,8 +172,3 @@ def divergence(base: jax.Array, other: jax.Array) -> jax.Array:
         small, p * (jnp.expm1(-near) + near), jnp.exp(log_q) - p + p * d
     )
     return jnp.sum(jnp.maximum(terms, 0), axis=-1)
-
-
-def without(trace: Trace) -> Trace:
-    """The trace with no sentence, for planning."""
-    return dataclasses.replace(trace, sentences=(), ranges=np.zeros((0, 2), np.int32))

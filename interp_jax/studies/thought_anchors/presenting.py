@@ -1,0 +1,251 @@
+"""The results of a run as the report wants them (`report_data`)."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp_jax.studies.thought_anchors.asking import Trace
+from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
+from interp_jax.studies.thought_anchors.demo_problem import DEMO
+from interp_jax.studies.thought_anchors.importance import SentenceImportance
+from interp_jax.studies.thought_anchors.intervals import keyed_generator, wilson_interval
+from interp_jax.studies.thought_anchors.normalise import (
+    distance_profile,
+    normalise_suppression,
+    shuffled_source_null,
+    source_importance,
+)
+from interp_jax.studies.thought_anchors.problems import Problem
+from interp_jax.studies.thought_anchors.receiver import ReceiverHeads, too_short
+from interp_jax.studies.thought_anchors.rollout_pools import Estimate
+from interp_jax.studies.thought_anchors.rollouts import Rollout, Rollouts, is_right
+from interp_jax.studies.thought_anchors.scoring import Scores
+from interp_jax.studies.thought_anchors.suppression import Suppression
+
+_MEASURES = {
+    "resampling_accuracy": "resampling_importance_accuracy",
+    "resampling_kl": "resampling_importance_kl",
+    "counterfactual_accuracy": "counterfactual_importance_accuracy",
+    "counterfactual_kl": "counterfactual_importance_kl",
+}
+_DRAWS = 1000
+_FEWEST_TARGETS = 3
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All results of a run; parts that were not measured are None."""
+
+    problem: Problem | None
+    trace: Trace
+    rollouts: Rollouts | None
+    scores: Scores | None
+    receiver: ReceiverHeads | None
+    suppression: Suppression
+
+
+def report_parts(found: Findings, config: ThoughtAnchorsConfig) -> dict[str, Any]:
+    """Everything in the report but the model and the run."""
+    trace, problem = found.trace, found.problem
+    what = config.trace if problem is None else problem.id.replace("_", " ")
+    parts = {
+        "title": f"Which sentence mattered? {what}",
+        "problem": None if problem is None else _problem(problem, found, config),
+        "trace": _trace(trace, problem),
+        "receiver": _receiver(found.receiver, len(trace.sentences)),
+        "suppression": _suppression(found.suppression, config.seed),
+        "notes": notes(found, config),
+    }
+    if found.rollouts is None or found.scores is None:
+        why = "This trace was given as a text; the model did not write it, so it is not continued."
+        return parts | {"resampling": {"not_shown": why}}
+    rollouts = found.rollouts
+    return parts | {
+        "rollouts": {
+            "per_sentence": config.rollouts, "unfinished_share": rollouts.unfinished_share,
+            "unanswered_share": rollouts.unanswered_share, "temperature": config.temperature,
+            "top_p": config.top_p, "max_new_tokens": config.max_new_tokens,
+            "similarity_threshold": config.similarity_threshold,
+        },
+        "resampling": [
+            _resampling(one, rollouts.by_sentence[one.chunk_idx], found.scores.cosines[i])
+            for i, one in enumerate(found.scores.importance)
+        ],
+        "sentence_matrix": found.scores.matrix.matrix,
+    }
+
+
+def notes(found: Findings, config: ThoughtAnchorsConfig) -> list[str]:
+    """What a reader must know to read the numbers, in sentences."""
+    lines = []
+    problem, rollouts = found.problem, found.rollouts
+    if config.smoke:
+        lines.append("A smoke test: sizes are too small for any number here to mean anything.")
+    if problem is not None and problem.answer is None and problem.score is None:
+        lines.append(
+            "The right answer is not known: accuracy means agreement with the base trace's answer."
+        )
+    if rollouts is not None:
+        lines.append("A rollout that ran into its budget counts as having no answer.")
+        answers = collections.Counter(r.answer for r in rollouts.all if r.answer)
+        if not answers:
+            lines.append("No rollout gave an answer, so no effect on answers can be shown.")
+        elif len(answers) == 1:
+            lines.append(
+                "Every rollout gave the same answer: this model on this problem cannot show an "
+                "effect on answers."
+            )
+        elif not any(r.correct for r in rollouts.all):
+            lines.append(
+                "No rollout was right: accuracy cannot move, and only the KL of answers can."
+            )
+    if found.trace.finish == "length":
+        lines.append("The base trace ran into its budget and does not end by itself.")
+    lines.append(
+        "Attention suppression compares exact distributions over the whole vocabulary at "
+        "temperature 0.6. Its intervals redraw target sentences; distance alone is what sources "
+        "shuffled among pairs at the same distance give."
+    )
+    keyless = np.flatnonzero(found.suppression.keyless)
+    if keyless.size:
+        lines.append(
+            f"Hiding sentence {keyless[0]} leaves some of its own tokens with nothing to attend to."
+        )
+    return lines
+
+
+def _problem(problem: Problem, found: Findings, config: ThoughtAnchorsConfig) -> dict[str, Any]:
+    right: set[str] = set()
+    if found.rollouts is not None:
+        right |= {r.answer for r in found.rollouts.all if r.correct}
+    screen = None
+    if problem.source == DEMO.spec and config.model == DEMO.model and DEMO.samples:
+        low, high = wilson_interval(DEMO.correct, DEMO.samples)
+        screen = {
+            "candidates": DEMO.candidates, "accuracy": DEMO.correct / DEMO.samples,
+            "interval": [float(low), float(high)], "n": DEMO.samples, "chosen_by": DEMO.chosen_by,
+        }
+    return {
+        "id": problem.id, "question": problem.question, "answer": problem.answer,
+        "rule": problem.rule, "correct_answers": sorted(right), "screen": screen,
+    }
+
+
+def _trace(trace: Trace, problem: Problem | None) -> dict[str, Any]:
+    known = problem is not None and (problem.answer is not None or problem.score is not None)
+    return {
+        "text": trace.text,
+        "answer": (problem.extract(trace.text) or None) if problem is not None else None,
+        "is_correct": is_right(problem, trace.text, trace) if known else None,
+        "sentences": [
+            {
+                "index": index, "text": sentence.text, "start": sentence.start,
+                "end": sentence.end, "tokens": int(span[1] - span[0]), "label": None,
+            }
+            for index, (sentence, span) in enumerate(
+                zip(trace.sentences, trace.ranges, strict=True)
+            )
+        ],
+    }
+
+
+def _resampling(
+    one: SentenceImportance, rollouts: tuple[Rollout, ...], cosines: np.ndarray
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "n": len(rollouts),
+        "answers": dict(collections.Counter(r.answer for r in rollouts if r.answer)),
+        "accuracy": one.accuracy.value,
+        "interval": _interval(one.accuracy),
+        "different_trajectories": one.different_trajectories_fraction.value,
+        "overdeterminedness": one.overdeterminedness,
+        "alternatives": [
+            {
+                "text": r.first, "similarity": float(cosine), "answer": r.answer or None,
+                "is_correct": r.correct if r.answer else None,
+            }
+            for r, cosine in zip(rollouts, cosines, strict=True)
+        ],
+    }
+    # The last sentence has no next one to be compared with.
+    for name, field in _MEASURES.items():
+        estimate: Estimate = getattr(one, field)
+        if one.next_index is None or not one.kept:
+            estimate = Estimate(float("nan"))
+        entry[name], entry[f"{name}_interval"] = estimate.value, _interval(estimate)
+        if name.endswith("kl"):
+            entry[f"{name}_null"] = estimate.null_high
+    return entry
+
+
+def _receiver(receiver: ReceiverHeads | None, sentences: int) -> dict[str, Any]:
+    if receiver is None:
+        return {"not_shown": too_short(sentences)}
+    return {
+        "heads": [
+            {"layer": layer, "head": head, "kurtosis": float(receiver.kurtosis[layer, head])}
+            for layer, head in receiver.heads
+        ],
+        "scores": receiver.scores, "heatmap": receiver.kurtosis,
+    }
+
+
+def _suppression(suppression: Suppression, seed: int) -> dict[str, Any]:
+    matrix = normalise_suppression(suppression.effects)
+    size = len(matrix)
+    if size < 2:
+        return {"not_shown": "A single sentence has no later one to disturb."}
+    raw = np.where(np.isfinite(matrix), suppression.effects, np.nan)
+    profile = distance_profile(matrix)
+    return {
+        "matrix": matrix, "raw": raw, "outgoing": source_importance(matrix),
+        "outgoing_intervals": [_redrawn(matrix[:, source], source, seed) for source in range(size)],
+        "distance_profile": profile[1:], "mode": "exact",
+        "control": {
+            "outgoing": shuffled_source_null(matrix, seed=seed).mean,
+            "explained": _explained(matrix, profile),
+        },
+    }
+
+
+def _redrawn(effects: np.ndarray, source: int, seed: int) -> list[float] | None:
+    """Percentile interval of a source's mean effect, its later targets redrawn."""
+    known = effects[np.isfinite(effects)]
+    if len(known) < _FEWEST_TARGETS:
+        return None
+    rng = keyed_generator(seed, "suppression targets", source)
+    means = rng.choice(known, (_DRAWS, len(known))).mean(1)
+    return [float(edge) for edge in np.quantile(means, [0.025, 0.975])]
+
+
+def _explained(matrix: np.ndarray, profile: np.ndarray) -> float | None:
+    """Share of variance that the distance between sentences explains."""
+    rows, columns = np.nonzero(np.isfinite(matrix))
+    values = matrix[rows, columns]
+    total = np.square(values - values.mean()).sum()
+    if total == 0:
+        return None
+    return float(1 - np.square(values - profile[rows - columns]).sum() / total)
+
+
+def _interval(estimate: Estimate) -> list[float] | None:
+    ends = estimate.low, estimate.high
+    return [float(end) for end in ends] if np.isfinite(ends).all() else None
+
+
+def scalars(found: Findings) -> Mapping[str, float]:
+    """The numbers that sum up a run."""
+    values: dict[str, float] = {"sentences": len(found.trace.sentences)}
+    if found.rollouts is not None and found.scores is not None:
+        kl = [one.resampling_importance_kl.value for one in found.scores.importance]
+        values |= {
+            "rollouts/unfinished_share": found.rollouts.unfinished_share,
+            "rollouts/unanswered_share": found.rollouts.unanswered_share,
+            "importance/largest_resampling_kl": float(np.max(kl)),
+        }
+    return values

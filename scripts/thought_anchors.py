@@ -1,0 +1,75 @@
+"""Which sentences of a model's reasoning mattered?
+
+A model reasons about a problem. For each sentence of that reasoning three independent methods ask
+how much it mattered (Thought Anchors, arXiv 2506.19143):
+
+  resampling    the model continues many times from just before the sentence; if the answers
+                change when the sentence is kept, it mattered
+  receiver      heads that later sentences use to look back at few earlier ones
+  suppression   attention to the sentence is taken away; how much do later words change?
+
+Examples:
+
+  The demo: one problem that the packaged model solves sometimes, about ten minutes.
+    python scripts/thought_anchors.py --workdir=runs/demo
+
+  Does it all work here? About a minute; the numbers mean nothing.
+    python scripts/thought_anchors.py --workdir=runs/smoke --smoke
+
+  A question of your own, with the right answer, on a model folder of yours.
+    python scripts/thought_anchors.py --workdir=runs/mine --model=path/to/model \\
+        --prompt="A train leaves at 9:40 and arrives at 11:05. How many minutes?" \\
+        --answer=85 --rule=last_number
+
+  A reasoning that you have as a text; only the two methods that look inside the model.
+    python scripts/thought_anchors.py --workdir=runs/text --trace=reasoning.txt
+
+  Find problems that the model solves sometimes.
+    python scripts/thought_anchors.py --workdir=runs/screen --screen=200
+
+The result is report.html in the workdir: one page, which opens without a network. A run that was
+stopped goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+from interp_jax.runtime.devices import banner, setup
+from interp_jax.runtime.flags import define_from_dataclass, read_into_dataclass, run_main
+from interp_jax.studies.thought_anchors.asking import chosen_problem
+from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
+from interp_jax.studies.thought_anchors.planning import plan_run
+from interp_jax.studies.thought_anchors.run import loaded, run, run_screen
+
+
+def main() -> None:
+    """Reads the flags, says what will be done, does it, and says where the result is."""
+    config = read_into_dataclass(ThoughtAnchorsConfig).resolved()
+    setup()
+    sizes = {
+        "model": config.model, "dtype": config.dtype, "rows": config.batch_size,
+        "new tokens": config.max_new_tokens, "rollouts per sentence": config.rollouts,
+    }
+    print(banner("Thought anchors", sizes=sizes, writes=config.workdir))
+    if config.plan_only:
+        for name, plan in plan_run(loaded(config), config).items():
+            print(f"{name}: {plan}")
+        return
+    if config.screen:
+        print(run_screen(config).text())
+        print(f"\nThe whole table is in {config.workdir}/screen.json")
+        return
+    if config.trace is not None:
+        print(f"Trace: {config.trace}\n")
+    else:
+        problem = chosen_problem(config)
+        print(f"Problem {problem.id}: {problem.question.strip()}\nAnswer: {problem.answer}\n")
+    result = run(config)
+    print()
+    for line in result.facts:
+        print(line)
+    print(f"\nOpen {result.report}")
+
+
+if __name__ == "__main__":
+    define_from_dataclass(ThoughtAnchorsConfig)
+    run_main(main)
