@@ -61,7 +61,7 @@ class Adapter(Tap):
         x, y = value
         mask = self.where(context.batch)
         touched(self.name, mask, context.gate, record)
-        a, b = self.a[context.slot], self.b[context.slot]
+        a, b = (jnp.asarray(part)[context.slot] for part in (self.a, self.b))
         scale = jnp.asarray(self.scale).astype(y.dtype)
         if self.choice is None:
             spec_a, spec_b = "bti,ir->btr", "btr,ro->bto"

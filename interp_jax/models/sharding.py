@@ -8,7 +8,7 @@ from interp_jax.models.placing import ShardingFor
 from interp_jax.runtime.mesh import partition_spec
 
 # Last part of a parameter's name -> axis letters of its dimensions (see `runtime.mesh.LETTERS`;
-# H stands for heads x head_dim, so that a projection is cut between heads).
+# H and K stand for heads x head_dim: cut between heads while the mesh axis divides their number).
 LETTERS: dict[str, str] = {
     "embed.table": "VD",
     "head.weight": "DV",

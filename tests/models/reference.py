@@ -31,6 +31,7 @@ from interp_jax.testing.tiny import FAMILIES, tiny_hf_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+torch.set_num_threads(1)  # as quick here as two, and it does not spin where cores are shared
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 # Depths at which the pattern repeats (so that it is scanned) and, where it has a period, leaves

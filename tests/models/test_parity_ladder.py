@@ -18,7 +18,10 @@ from interp_jax.interventions.verbs import read
 from interp_jax.models.batch import Batch
 from interp_jax.models.config import Rope, parameter_shapes
 from interp_jax.models.decoder import build_decoder
+from interp_jax.models.families import config_from_hf
 from interp_jax.models.stack import Stack
+from interp_jax.runtime.errors import UserError
+from interp_jax.testing.tiny import tiny_hf_config
 from tests.models.reference import (
     CASES,
     DEEP,
@@ -196,6 +199,13 @@ def test_together_the_cases_have_every_switch():
     assert {reference(case).config.tied_head for case in CASES} == {True, False}
     assert reference("gemma3").config.n_layers % len(reference("gemma3").config.pattern) == 2
     assert max(LENGTHS) > reference("mistral").config.pattern[0].window
+
+
+def test_a_score_cap_of_gemma3_is_refused():
+    """The reference reads that field and applies no cap: nobody can say what is meant."""
+    values = {"model_type": "gemma3_text", **tiny_hf_config("gemma3")}
+    with pytest.raises(UserError, match="attn_logit_softcapping=2.0"):
+        config_from_hf(values | {"attn_logit_softcapping": 2.0})
 
 
 @pytest.mark.parametrize("case", ["llama", "gemma2"])

@@ -72,16 +72,10 @@ def test_the_table_points_somewhere_for_every_site():
 def test_sites_differ_from_their_neighbours(case):
     """So that a value taken one step too early or late could not pass."""
     _, theirs = captured(case, "none")
-    last = 1
     for one, two in (
         ("resid_pre", "attn_in"), ("attn_in", "attn_out"), ("resid_pre", "resid_mid"),
         ("attn_out", "resid_mid"), ("resid_mid", "mlp_in"), ("mlp_in", "mlp_out"),
         ("resid_mid", "resid_post"), ("mlp_out", "resid_post"), ("attn_v", "attn_k"),
         ("attn_q", "head_out"), ("attn_scores", "attn_weights"),
     ):  # fmt: skip
-        a, b = theirs[one][last], theirs[two][last]
-        assert np.abs(a - b).max() > 0.1, (one, two)
-    # The hooks see other things on the wrong side of a post-norm.
-    if reference(case).config.post_norms:
-        plain = {site: SITES[site].hf.split(";")[0] for site in ("attn_out", "mlp_out")}
-        assert all("self_attn" in text or ".mlp" in text for text in plain.values())
+        assert np.abs(theirs[one][1] - theirs[two][1]).max() > 0.1, (one, two)

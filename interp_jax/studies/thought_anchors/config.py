@@ -123,11 +123,11 @@ class ThoughtAnchorsConfig:
         SCREENED, "Generators that --screen draws from, in turn."
     )
     screen_samples: int = _field(4, "Traces of each screened problem.", minimum=2)
+    screen_refine: int = _field(
+        12, "How many of the most promising problems get more traces.", minimum=0
+    )
     screen_refined_samples: int = _field(
         32, "Traces of each of those, the first ones included.", minimum=2
-    )
-    screen_refine: int = _field(
-        8, "How many of the screened problems are tried again, 64 traces each.", minimum=0
     )
 
     smoke: bool = _field(

@@ -11,7 +11,7 @@ class ScreenedProblem:
 
     Attributes:
         dataset, seed, index: of a reasoning-gym generator.
-        correct, samples: of the traces that were read.
+        correct, samples: right answers among so many traces.
         candidates: how many problems were screened.
         chosen_by: how it was chosen among them.
         model: the model screened.
@@ -32,4 +32,18 @@ class ScreenedProblem:
         return f"reasoning_gym:{self.dataset}:{self.seed}:{self.index}"
 
 
-DEMO = ScreenedProblem("chain_sum", 0, 0, 0, 0, 0, "", "smollm2-135m-instruct")
+# `--screen=208 --screen_samples=2` (seed 0, 26 problems of each of the eight default generators,
+# float32 on a CPU) and 32 traces of each of the twelve most promising ones chose it. No generator
+# but `syllogism` had a problem in the window. The numbers below are of 64 further traces, which
+# the choice had not seen: 25 right (39 %; 95 % interval 28 to 51 %), 25 of them fit for a base
+# trace of eight sentences or more that ends by itself.
+DEMO = ScreenedProblem(
+    dataset="syllogism",
+    seed=0,
+    index=18,
+    correct=25,
+    samples=64,
+    candidates=208,
+    chosen_by="accuracy in 25 to 75 %",
+    model="smollm2-135m-instruct",
+)

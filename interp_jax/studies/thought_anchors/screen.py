@@ -121,7 +121,8 @@ def screen(
         raise UserError(found="no candidates", expected="at least one", do="raise --screen")
     first = [(spec, n) for spec in problems for n in range(config.screen_samples)]
     _sample(lm, problems, first, "screening", config, journal)
-    table = _table(problems, journal, config)
+    # By the first traces alone, so that a run that goes on refines the same problems.
+    table = _table(problems, journal, config, below=config.screen_samples)
     again = [row.spec for row in table[: config.screen_refine]]
     more = range(config.screen_samples, config.screen_refined_samples)
     _sample(lm, problems, [(s, n) for s in again for n in more], "trying again", config, journal)
@@ -185,11 +186,15 @@ def _sample(
 
 
 def _table(
-    problems: Mapping[str, Problem], journal: Journal, config: ThoughtAnchorsConfig
+    problems: Mapping[str, Problem], journal: Journal, config: ThoughtAnchorsConfig,
+    below: int | None = None,
 ) -> list[Screened]:
+    """Rows of the problems, the most promising first; of their first `below` traces."""
     by_problem: dict[str, list[dict]] = collections.defaultdict(list)
     for name, record in journal.records():
-        by_problem[name.rsplit("/", 1)[0]].append(record)
+        spec, number = name.rsplit("/", 1)
+        if below is None or int(number) < below:
+            by_problem[spec].append(record)
     rows = [summarise(spec, by_problem[spec], config) for spec in problems if by_problem[spec]]
     return sorted(rows, key=lambda row: (-promise(row), -row.entropy, row.spec))
 
