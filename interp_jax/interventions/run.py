@@ -65,7 +65,8 @@ def token_columns(batch: Batch, columns) -> np.ndarray:
     if not fits or np.any(columns < -length) or np.any(columns >= length):
         raise UserError(
             found=f"columns of shape {columns.shape} in {columns.reshape(-1)[:8].tolist()}",
-            expected=f"whole numbers [P] or [rows, P] below {length}", do="count token columns from 0",
+            expected=f"whole numbers [P] or [rows, P] below {length}",
+            do="count token columns from 0",
         )
     columns = np.where(columns < 0, columns + length, columns).astype(np.int32)
     return np.broadcast_to(columns, (rows, columns.shape[-1]))

@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests.interventions.contract import CONFIGS, LENGTHS, ROWS, network, noise
 
 from interp_jax.interventions import reads, verbs
 from interp_jax.interventions.lora import Adapter, LoRA
 from interp_jax.interventions.where import Where
 from interp_jax.models.config import ModelConfig, parameter_shapes
 from interp_jax.models.sites import Site
+from tests.interventions.contract import CONFIGS, LENGTHS, ROWS, network, noise
 
 Values = dict[str, Any]
 SPANS = np.asarray([[0, 2], [2, 5], [5, 9]], np.int32)

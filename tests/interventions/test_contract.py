@@ -72,7 +72,8 @@ def bits_kept(case: str, name: str, layout: str, dtype: str) -> None:
     bare = detach(idle)
     # Where a stack had to be split for the edit, the base in the same layout is split as well.
     split = len(bare.segments) != len(network(name, layout, dtype).segments)
-    assert split == (layout == "scanned" and any(s in case for s in ("weights", "attention", "composed")))
+    splitting = any(s in case for s in ("weights", "attention", "composed"))
+    assert split == (layout == "scanned" and splitting)
     expected = forward(bare, batch_of(name))[0] if split else base(name, layout, dtype, one.path)
     logits, tape = forward(idle, batch_of(name))
     same_bits(logits, expected)
@@ -196,7 +197,10 @@ def test_unrolled_equals_scanned_over_the_pattern_of_gemma3(bundle):
     config = CONFIGS["gemma3"]
     whole = verbs.compose(*(CASES[c].build(config, CASES[c].values(config)) for c in bundle))
     idle = verbs.compose(
-        *(CASES[c].build(config, CASES[c].values(config) | zeroed(CASES[c], config)) for c in bundle)
+        *(
+            CASES[c].build(config, CASES[c].values(config) | zeroed(CASES[c], config))
+            for c in bundle
+        )
     )
     results = []
     for layout in ("unrolled", "scanned"):

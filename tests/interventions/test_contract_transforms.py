@@ -114,7 +114,8 @@ def test_gradients_equal_finite_differences(case, name, float64):
             ends = [both(values | {key: value + s * 1e-5 * direction}, net)[0] for s in (1, -1)]
             measured = float(ends[0] - ends[1]) / 2e-5
             told = float(jnp.sum(gradient[key] * direction))
-            scale = float(jnp.linalg.norm(gradient[key].ravel()) * jnp.linalg.norm(direction.ravel()))
+            lengths = (jnp.linalg.norm(a.ravel()) for a in (gradient[key], direction))
+            scale = float(jnp.prod(jnp.stack(list(lengths))))
             assert abs(measured - told) <= 1e-6 * scale + 1e-8, key
             if key == "strength":
                 assert np.all(np.abs(np.asarray(gradient[key])) > 1e-6)

@@ -106,7 +106,8 @@ def test_what_is_no_direction_is_refused(tmp_path):
     header = json.loads(data[8 : 8 + size])
     del header["__metadata__"]
     bare = json.dumps(header).encode()
-    for spoiled in (data[:-9], b"", data[:20], len(bare).to_bytes(8, "little") + bare + data[8 + size :]):
+    headless = len(bare).to_bytes(8, "little") + bare + data[8 + size :]
+    for spoiled in (data[:-9], b"", data[:20], headless):
         path.write_bytes(spoiled)
         with pytest.raises(UserError, match="damaged"):
             load_direction(path, net)
