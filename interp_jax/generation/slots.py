@@ -156,13 +156,8 @@ def _insert(cache: Cache, new: Cache, slot, used) -> Cache:
     width = new.slots
 
     def row(old, fresh, *index):
-        # Whole numbers: XLA on a CPU converts a whole bfloat16 array for every scatter.
-        dtype = old.dtype
-        if dtype == jnp.bfloat16:
-            old, fresh = (jax.lax.bitcast_convert_type(a, jnp.uint16) for a in (old, fresh))
         at = (slot, *index) if old.ndim == 4 else (slice(None), slot, *index)
-        old = old.at[at].set(fresh, mode="drop")
-        return old if old.dtype == dtype else jax.lax.bitcast_convert_type(old, dtype)
+        return old.at[at].set(fresh, mode="drop")
 
     layers = map_keys(
         lambda old, fresh: row(old, fresh, slice(None), slice(None), slice(width)),

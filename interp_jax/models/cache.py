@@ -9,13 +9,13 @@ s of row b holds position `cut[b] + s`.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from penzai.core import struct
 
 from interp_jax.models.batch import NOWHERE, Batch
+from interp_jax.models.layers import wide
 
 
 @struct.pytree_dataclass
@@ -128,30 +128,20 @@ def write_keys(stored: tuple, new: tuple, slots: jax.Array) -> tuple:
         slots: int32 [B, T]; S or more is dropped.
     """
     (k, v), (new_k, new_v) = stored, new
+    rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
     return (
-        _put(k, new_k.astype(k.dtype), slots, True), _put(v, new_v.astype(v.dtype), slots, False)
+        k.at[rows, :, :, slots].set(new_k.astype(k.dtype), mode="drop"),
+        v.at[rows, :, slots].set(new_v.astype(v.dtype), mode="drop"),
     )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _put(old: jax.Array, new: jax.Array, slots: jax.Array, keys: bool) -> jax.Array:
-    if old.dtype != jnp.bfloat16:
-        return _scatter(old, new, slots, keys)
-    # As whole numbers: XLA on a CPU converts a whole bfloat16 array for every scatter.
-    old, new = (jax.lax.bitcast_convert_type(a, jnp.uint16) for a in (old, new))
-    return jax.lax.bitcast_convert_type(_scatter(old, new, slots, keys), jnp.bfloat16)
+def cache_dtype(weights: jnp.dtype) -> jnp.dtype:
+    """What keys and values are held in, for weights of a dtype.
 
-
-@_put.defjvp
-def _put_jvp(keys, primals, tangents):
-    slots = primals[2]
-    return _put(*primals, keys), _scatter(tangents[0], tangents[1], slots, keys)
-
-
-def _scatter(old, new, slots, keys: bool):
-    rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
-    at = old.at[rows, :, :, slots] if keys else old.at[rows, :, slots]
-    return at.set(new, mode="drop")
+    The weights' own; on a CPU float32 for bfloat16, since XLA there converts a whole
+    bfloat16 array, forth and back, whenever something is written into it.
+    """
+    return wide(weights) if jax.default_backend() == "cpu" else jnp.dtype(weights)
 
 
 def position_or_nowhere(keys: Batch) -> jax.Array:

@@ -16,7 +16,7 @@ from penzai.core import struct
 
 from interp_jax.models.batch import Batch
 from interp_jax.models.block import Block, Frame, block_parameters, build_block
-from interp_jax.models.cache import Cache, Prefix
+from interp_jax.models.cache import Cache, Prefix, cache_dtype
 from interp_jax.models.config import ModelConfig, parameter_shapes
 from interp_jax.models.layers import RMSNorm, rotary_angles, softcap, wide
 from interp_jax.models.stack import Stack, stack_blocks
@@ -178,13 +178,14 @@ class Decoder(struct.Struct):
 
     def _empty_layers(self, rows: int, slots: int) -> tuple:
         config, layers = self.config, []
+        held = lambda linear: cache_dtype(linear.weight.dtype)
         for segment in self.segments:
             stacked = isinstance(segment, Stack)
             lead = (segment.repeats, rows) if stacked else (rows,)
             keys = (*lead, config.n_kv_heads, config.head_dim, slots)
             values = (*lead, config.n_kv_heads, slots, config.head_dim)
             pairs = tuple(
-                (jnp.zeros(keys, b.k.weight.dtype), jnp.zeros(values, b.v.weight.dtype))
+                (jnp.zeros(keys, held(b.k)), jnp.zeros(values, held(b.v)))
                 for b in (segment.pattern if stacked else (segment,))
             )
             layers.append(pairs if stacked else pairs[0])

@@ -342,10 +342,49 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+def bundled(*names: str, path: str = "auto") -> Case:
+    """Several cases in one network, for what takes long to compile. Values are `case/value`."""
+    own = lambda values, name: {
+        key.removeprefix(name + "/"): v for key, v in values.items() if key.startswith(name + "/")
+    }
+
+    def values(config):
+        return {f"{n}/{k}": v for n in names for k, v in CASES[n].values(config).items()}
+
+    def build(config, v):
+        return verbs.compose(*(CASES[n].build(config, own(v, n)) for n in names))
+
+    def counts(config, length, prompt):
+        every = [CASES[n].counts(config, length, prompt) for n in names]
+        return {key: rows for counted in every for key, rows in counted.items()}
+
+    rows = tuple(f"{n}/{key}" for n in names for key in CASES[n].rows)
+    return Case(values, build, counts, rows=rows, path=path)
+
+
+# Between them they hold every case.
+BUNDLES: dict[str, Case] = {
+    "bundle_one": bundled(
+        "reads", "add", "replace", "heads", "set_component", "lora_by_row", "suppress"
+    ),
+    "bundle_two": bundled(
+        "composed", "scale", "once", "ablate_heads", "add_by_position", "attention_reads"
+    ),
+    "bundle_three": bundled("suppress_fused", "project_out", "lora", path="fused"),
+    "bundle_four": bundled("scale_weights"),
+}
+EVERY = CASES | BUNDLES
+
+
+def splits(case: str) -> bool:
+    """Whether the case reads or edits attention, so that its layers leave a stack."""
+    return case in ("attention_reads", "scale_weights", "composed", "bundle_two", "bundle_four")
+
+
 def zeroed(case: Case, config: ModelConfig) -> Values:
-    """The values at strength zero."""
-    values = case.values(config)
-    return {"strength": np.zeros_like(values["strength"])} if "strength" in values else {}
+    """The values at strength zero: those that change, by name."""
+    values = case.values(config).items()
+    return {key: np.zeros_like(v) for key, v in values if key.split("/")[-1] == "strength"}
 
 
 def expected_counts(case: Case, config: ModelConfig, prompts=LENGTHS) -> dict[str, np.ndarray]:
@@ -358,4 +397,4 @@ def expected_counts(case: Case, config: ModelConfig, prompts=LENGTHS) -> dict[st
 
 def floating(values: Values) -> dict[str, jax.Array]:
     """The values that have a gradient, in float64."""
-    return {k: jnp.asarray(v, jnp.float64) for k, v in values.items() if k != "choice"}
+    return {k: jnp.asarray(v, jnp.float64) for k, v in values.items() if not k.endswith("choice")}

@@ -36,21 +36,31 @@ from tests.interventions.contract import (
     token_rows,
 )
 from tests.interventions.contract_cases import (
+    BUNDLES,
     CASES,
+    EVERY,
     KEYS,
     expected_counts,
     positions,
     some_layers,
+    splits,
     zeroed,
 )
 
 cases = pytest.mark.parametrize("case", CASES)
 configs = pytest.mark.parametrize("name", ["llama", "gemma"])
-BUNDLES = [
-    ("reads", "add", "replace", "heads", "set_component", "lora_by_row"),
-    ("composed", "scale", "once", "ablate_heads", "add_by_position", "attention_reads"),
-]
-layouts = pytest.mark.parametrize("layout", ["unrolled", "scanned"])
+bundles = pytest.mark.parametrize("case", BUNDLES)
+# Every case alone on three programs; the rest of the combinations in bundles of cases.
+programs = pytest.mark.parametrize(
+    ("case", "name", "layout"),
+    [
+        (case, name, layout)
+        for name, layout in (("llama", "unrolled"), ("gemma", "unrolled"), ("gemma", "scanned"))
+        for case in CASES
+    ]
+    + [(case, name, "scanned") for case in BUNDLES for name in ("llama", "gemma3")]
+    + [(case, "gemma3", "unrolled") for case in BUNDLES],
+)
 
 
 @functools.cache
@@ -63,17 +73,16 @@ def base(name: str, layout: str, dtype: str = "float32", path: str = "auto"):
 @functools.cache
 def edited(case: str, name: str, layout: str):
     """(logits, tape) at full strength."""
-    return jax.device_get(forward(CASES[case].edited(name, layout), batch_of(name)))
+    return jax.device_get(forward(EVERY[case].edited(name, layout), batch_of(name)))
 
 
 def bits_kept(case: str, name: str, layout: str, dtype: str) -> None:
-    one, config = CASES[case], CONFIGS[name]
+    one, config = EVERY[case], CONFIGS[name]
     idle = one.edited(name, layout, dtype, **zeroed(one, config))
     bare = detach(idle)
     # Where a stack had to be split for the edit, the base in the same layout is split as well.
-    split = len(bare.segments) != len(network(name, layout, dtype).segments)
-    splitting = any(s in case for s in ("weights", "attention", "composed"))
-    assert split == (layout == "scanned" and splitting)
+    split = layout == "scanned" and splits(case)
+    assert split == (len(bare.segments) != len(network(name, layout, dtype).segments))
     expected = forward(bare, batch_of(name))[0] if split else base(name, layout, dtype, one.path)
     logits, tape = forward(idle, batch_of(name))
     same_bits(logits, expected)
@@ -81,31 +90,24 @@ def bits_kept(case: str, name: str, layout: str, dtype: str) -> None:
         return
     # The edit is in the program all the same: it counts, and at full strength it changes much.
     assert all(np.sum(tape[key]) > 0 for key in expected_counts(one, config))
-    assert not np.allclose(edited(case, name, layout)[0], base(name, layout), atol=1e-3)
+    full = one.edited(name, layout, dtype)
+    assert not np.allclose(forward(full, batch_of(name))[0], logits, atol=1e-3)
 
 
-@layouts
-@configs
-@cases
+@programs
 def test_strength_zero_has_the_bases_bits(case, name, layout):
     bits_kept(case, name, layout, "float32")
 
 
-@cases
-def test_strength_zero_has_the_bases_bits_with_bfloat16_weights(case):
-    bits_kept(case, "llama", "unrolled", "bfloat16")
+@bundles
+@pytest.mark.parametrize(("name", "layout"), [("llama", "unrolled"), ("gemma", "scanned")])
+def test_strength_zero_has_the_bases_bits_with_bfloat16_weights(case, name, layout):
+    bits_kept(case, name, layout, "bfloat16")
 
 
-@pytest.mark.parametrize("case", ["add", "replace", "lora", "suppress"])
-def test_strength_zero_has_the_bases_bits_with_bfloat16_weights_under_scan(case):
-    bits_kept(case, "gemma", "scanned", "bfloat16")
-
-
-@layouts
-@configs
-@cases
+@programs
 def test_touched_tokens_are_counted_where_the_edit_happens(case, name, layout):
-    one, config = CASES[case], CONFIGS[name]
+    one, config = EVERY[case], CONFIGS[name]
     _, tape = edited(case, name, layout)
     counted = {key: rows for key, rows in tape.items() if key.startswith("touched/")}
     same_bits(counted, expected_counts(one, config))
@@ -185,31 +187,13 @@ def test_a_row_has_the_same_numbers_alone_and_in_another_bucket(case):
     close(own(seen, 0, LENGTHS[row]), own(edited(case, name, "unrolled")[0], row, LENGTHS[row]))
 
 
-@configs
-@cases
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [(case, "gemma") for case in CASES]
+    + [(case, "gemma3") for case in BUNDLES],
+)
 def test_unrolled_equals_scanned(case, name):
     close(edited(case, name, "unrolled"), edited(case, name, "scanned"))
-
-
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_unrolled_equals_scanned_over_the_pattern_of_gemma3(bundle):
-    """Several verbs at once, since thirteen layers take long to compile."""
-    config = CONFIGS["gemma3"]
-    whole = verbs.compose(*(CASES[c].build(config, CASES[c].values(config)) for c in bundle))
-    idle = verbs.compose(
-        *(
-            CASES[c].build(config, CASES[c].values(config) | zeroed(CASES[c], config))
-            for c in bundle
-        )
-    )
-    results = []
-    for layout in ("unrolled", "scanned"):
-        net = network("gemma3", layout)
-        results.append(forward(whole(net), batch_of("gemma3")))
-        expected = forward(detach(idle(net)), batch_of("gemma3"))[0]
-        same_bits(forward(idle(net), batch_of("gemma3"))[0], expected)
-        assert not np.allclose(results[-1][0], expected, atol=1e-3)
-    close(*results)
 
 
 @cases
@@ -243,11 +227,13 @@ def generate(net: Decoder, prompts: Batch, tokens: jax.Array, valid: jax.Array):
     return first, later, {k: tape[k] + jnp.sum(v, axis=0) for k, v in counts.items()}
 
 
-@configs
-@cases
-def test_cached_generation_equals_forward(case, name):
-    one, config, layout = CASES[case], CONFIGS[name], {"llama": "unrolled", "gemma": "scanned"}
-    net, rows = one.edited(name, layout[name]), token_rows(config)
+@pytest.mark.parametrize(
+    ("case", "name", "layout"),
+    [(case, "llama", "unrolled") for case in CASES] + [(c, "gemma", "scanned") for c in BUNDLES],
+)
+def test_cached_generation_equals_forward(case, name, layout):
+    one, config = EVERY[case], CONFIGS[name]
+    net, rows = one.edited(name, layout), token_rows(config)
     steps = max(n - p for n, p in zip(LENGTHS, PROMPTS, strict=True))
     tokens, valid = np.zeros((steps, ROWS), np.int32), np.zeros((steps, ROWS), bool)
     for row, (tail, prompt) in enumerate(zip(rows, PROMPTS, strict=True)):

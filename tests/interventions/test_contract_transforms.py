@@ -32,28 +32,36 @@ from tests.interventions.contract import (
     parameters,
     same_bits,
 )
-from tests.interventions.contract_cases import CASES, floating, some_layers, zeroed
+from tests.interventions.contract_cases import (
+    BUNDLES,
+    CASES,
+    EVERY,
+    floating,
+    some_layers,
+    zeroed,
+)
 
-STEERED = [name for name, case in CASES.items() if "strength" in case.values(CONFIGS["llama"])]
-SWEPT = [n for n in STEERED if "layer_weights" in CASES[n].values(CONFIGS["llama"])]
+SWEPT = [n for n in CASES if "layer_weights" in CASES[n].values(CONFIGS["llama"])]
 
 
-@pytest.mark.parametrize("case", STEERED)
+@pytest.mark.parametrize("case", BUNDLES)
 def test_vmap_over_strengths_and_layers_equals_a_loop_and_compiles_once(case, compile_counter):
-    one, name = CASES[case], "llama"
+    one, name = BUNDLES[case], "llama"
     config = CONFIGS[name]
     values, batch = one.values(config), batch_of(name)
     net = dataclasses.replace(network(name, "scanned"), path=one.path)
-    moving = [key for key in ("strength", "layer_weights") if key in values]
 
     def sweep(net, cells, batch):
         return jax.vmap(lambda cell: one.build(config, values | cell)(net)(batch))(cells)
 
     sweep = jax.jit(sweep, compiler_options=QUICK)
-    cells = {key: np.stack([values[key] * f for f in (0.0, 0.5, 1.0)]) for key in moving}
-    if "layer_weights" in cells:  # one layer after the other, then all of them
-        cells["layer_weights"] = np.stack([*np.eye(2, dtype=np.float32), np.ones(2, np.float32)])
-        cells["strength"] = np.stack([values["strength"] * f for f in (0.5, 1.0, 0.0)])
+    cells = {}
+    for key, value in values.items():
+        if key.endswith("strength"):
+            cells[key] = np.stack([value * f for f in (0.5, 1.0, 0.0)]).astype(np.float32)
+        if key.endswith("layer_weights"):  # one layer after the other, then all of them
+            cells[key] = np.stack([*np.eye(2, dtype=np.float32), np.ones(2, np.float32)])
+    assert cells
     forward(one.edited(name, "scanned"), batch)
     with compile_counter() as counter:
         mapped = sweep(net, cells, batch)
@@ -71,9 +79,9 @@ def test_vmap_over_strengths_and_layers_equals_a_loop_and_compiles_once(case, co
 @pytest.mark.parametrize("case", SWEPT)
 def test_a_layer_whose_weight_is_zero_is_not_touched(case):
     one, config = CASES[case], CONFIGS["llama"]
-    both = forward(one.edited("llama", "scanned"), batch_of("llama"))[1]
+    both = forward(one.edited("llama", "unrolled"), batch_of("llama"))[1]
     first = np.asarray([1.0, 0.0], np.float32)
-    half = forward(one.edited("llama", "scanned", layer_weights=first), batch_of("llama"))[1]
+    half = forward(one.edited("llama", "unrolled", layer_weights=first), batch_of("llama"))[1]
     kept = [key for key in both if key.startswith("touched/") and _is_edit(key)]
     assert kept and len(some_layers(config)) == 2
     same_bits({key: 2 * half[key] for key in kept}, {key: both[key] for key in kept})
@@ -89,11 +97,13 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma"])
-@pytest.mark.parametrize("case", [n for n in CASES if n != "attention_reads"])
-def test_gradients_equal_finite_differences(case, name, float64):
-    one, config = CASES[case], CONFIGS[name]
-    layout = {"llama": "unrolled", "gemma": "scanned"}[name]
+@pytest.mark.parametrize(
+    ("case", "name", "layout"),
+    [(case, "llama", "unrolled") for case in CASES if case != "attention_reads"]
+    + [(case, "gemma", "scanned") for case in BUNDLES],
+)
+def test_gradients_equal_finite_differences(case, name, layout, float64):
+    one, config = EVERY[case], CONFIGS[name]
     net = dataclasses.replace(network(name, layout, "float64"), path=one.path)
     batch = batch_of(name)
     at = jnp.asarray(noise(ROWS, 10, config.vocab_size, tag="loss"), jnp.float64)
@@ -117,13 +127,13 @@ def test_gradients_equal_finite_differences(case, name, float64):
             lengths = (jnp.linalg.norm(a.ravel()) for a in (gradient[key], direction))
             scale = float(jnp.prod(jnp.stack(list(lengths))))
             assert abs(measured - told) <= 1e-6 * scale + 1e-8, key
-            if key == "strength":
+            if key.endswith("strength"):
                 assert np.all(np.abs(np.asarray(gradient[key])) > 1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", BUNDLES)
 def test_eight_devices_equal_one(case):
-    one, name = CASES[case], "llama"
+    one, name = BUNDLES[case], "llama"
     config = CONFIGS[name]
     mesh = make_mesh("data:4,model:2")
     where = parameter_sharding(mesh)
@@ -142,9 +152,9 @@ def test_eight_devices_equal_one(case):
     close(spread, forward(one.edited(name, "unrolled"), batch_of(name)))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", BUNDLES)
 def test_inside_pmap_equals_outside(case):
-    one, name = CASES[case], "llama"
+    one, name = BUNDLES[case], "llama"
     config = CONFIGS[name]
     values = one.values(config)
     split = lambda array: np.asarray(array).reshape(2, ROWS // 2, *np.shape(array)[1:])

@@ -1,5 +1,6 @@
 """Placing: several edits in one tree, in any order, and trees that say what is in them."""
 
+import dataclasses
 import re
 
 import jax
@@ -12,6 +13,7 @@ from interp_jax.interventions.lora import lora, merge_lora
 from interp_jax.interventions.placing import detach, tap_names
 from interp_jax.interventions.run import run
 from interp_jax.interventions.where import Where
+from interp_jax.models.decoder import build_decoder
 from interp_jax.models.stack import Stack
 from interp_jax.runtime.errors import UserError
 from tests.interventions.contract import (
@@ -23,21 +25,26 @@ from tests.interventions.contract import (
     network,
     noise,
     own,
+    parameters,
     same_bits,
 )
 
 VECTOR = noise(16, tag="placing")
 
 
+# Two layers, four times, and one more: enough that stacks remain when layers leave.
+NINE = dataclasses.replace(CONFIGS["gemma"], n_layers=9)
+
+
 def parts():
     """Edits and reads that split a stack, mixed with those that do not."""
     return {
-        "steer": verbs.add("resid_post[1,8]", VECTOR, name="steer"),
+        "steer": verbs.add("resid_post[1,5]", VECTOR, name="steer"),
         "weights": verbs.read("attn_weights[2]", name="weights"),
-        "late": verbs.scale("attn_scores[12]", 0.5, name="late"),
+        "late": verbs.scale("attn_scores[8]", 0.5, name="late"),
         "stream": verbs.read("resid_post", name="stream"),
         "wide": verbs.add(
-            "mlp_out", np.stack([VECTOR] * 13), name="wide", per_layer=True, strength=0.1
+            "mlp_out", np.stack([VECTOR] * 9), name="wide", per_layer=True, strength=0.1
         ),
     }  # fmt: skip
 
@@ -45,14 +52,18 @@ def parts():
 @pytest.mark.parametrize("order", [list(parts()), list(parts())[::-1]])
 def test_a_stack_is_split_around_what_is_in_it_already(order):
     whole = verbs.compose(*(parts()[name] for name in order))
-    flat, split = (whole(network("gemma3", layout)) for layout in ("unrolled", "scanned"))
-    assert [type(s).__name__ for s in split.segments].count("Stack") == 0  # 12 = 2 repeats
+    batch = batch_of("gemma")
+    flat, split = (
+        whole(build_decoder(NINE, parameters(NINE), layout)) for layout in ("unrolled", "scanned")
+    )
+    kinds = [type(segment).__name__ for segment in split.segments]
+    assert kinds == ["Block"] * 4 + ["Stack", "Block"]
     assert set(tap_names(split)) == set(parts()) == set(tap_names(flat))
-    close(forward(flat, batch_of("gemma3")), forward(split, batch_of("gemma3")))
-    # Taking out one thing leaves the others.
+    close(forward(flat, batch), forward(split, batch))
+    # Taking out some leaves the others.
     close(
-        forward(detach(flat, "steer", "late"), batch_of("gemma3")),
-        forward(detach(split, "steer", "late"), batch_of("gemma3")),
+        forward(detach(flat, "steer", "late"), batch),
+        forward(detach(split, "steer", "late"), batch),
     )
 
 

@@ -142,6 +142,11 @@ def test_number_value_refuses_what_is_no_number():
         ("choice", "reasons\nD", "D"),
         ("choice", "the answer is a bit hard", ""),
         ("choice", r"\boxed{b}", "B"),
+        ("yes_no", "No cats are dogs, so the answer is **Yes**.", "yes"),
+        ("yes_no", "The answer is: No\nStep 9: Yes", "no"),
+        ("yes_no", "It follows. Yes, it does.", "yes"),
+        ("yes_no", "Step 4:\nNO.", "no"),
+        ("yes_no", "No cats are dogs. The answer is not known.", ""),
     ],
 )
 def test_other_rules(rule, text, answer):
