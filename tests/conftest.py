@@ -28,8 +28,10 @@ from interp_jax.runtime import compilation, keys  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A second run is quicker. Programs fetched from here count as compiled (see `CompileCounter`).
-compilation.enable_compilation_cache(ROOT / ".pytest_cache" / "compiled", min_seconds=0.3)
+# A folder for compiled programs makes a second run quicker; programs fetched from there count as
+# compiled (see `CompileCounter`). Off unless asked for: reading an entry has aborted a run.
+if os.environ.get("INTERP_JAX_TEST_CACHE"):
+    compilation.enable_compilation_cache(os.environ["INTERP_JAX_TEST_CACHE"], min_seconds=0.3)
 
 STRICT_MARKS = ("parity", "browser")
 

@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from interp_jax.interventions.placing import tap_names
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder, Tape
 from interp_jax.models.stack import Stack
@@ -40,13 +41,15 @@ def empty_tape(network: Decoder, rows: int, budget: int, keep: Keep | None) -> T
         Arrays with rows first: counts [B]; reads [B, ...], or [B, M, ...] for
         `per_token`, under names that `collect` knows.
     """
+    axes, tape = row_axes(network), {}
+    if not tap_names(network):
+        return tape
     cache = network.empty_cache(rows, 1)
     batch = Batch.make(jnp.zeros((rows, 1), jnp.int32), packed=True)
     look = lambda network, cache: network.extend(batch, cache, logits_at="last")[1]
     shapes = jax.eval_shape(look, network, cache)
-    axes, tape = row_axes(network), {}
     for name, shape in shapes.items():
-        if len(shape.shape) == 1 and name not in axes:
+        if name not in axes:
             tape[name] = jnp.zeros(shape.shape, shape.dtype)
         elif keep is not None:
             own = list(shape.shape)
@@ -76,6 +79,17 @@ def collect(network: Decoder, kept: Tape, tape: Tape, active: jax.Array, step: j
         else:
             result[key] = jnp.where(live, new, old)
     return result
+
+
+def counts_of(network: Decoder, tape: Tape) -> Tape:
+    """The part of a tape that is counts, int32 [B], rather than reads."""
+    reads = row_axes(network)
+    return {name: array for name, array in tape.items() if name not in reads}
+
+
+def is_per_token(key: str) -> bool:
+    """Whether a kept entry has one value for each generated token."""
+    return key.startswith(f"{_STEP}per_token/")
 
 
 def public_name(key: str) -> str:

@@ -86,3 +86,15 @@ def decode_chunk(
 def admit_rows(network: Decoder, state: Slots, arrivals: Arrivals) -> tuple[Slots, dict]:
     """`slots.admit`, compiled; the old state's buffers are reused."""
     return admit(network, state, arrivals)
+
+
+@jax.jit
+def fetch_rows(state: Slots, slots: jax.Array) -> Slots:
+    """What rows `slots` [R] made, without cache and keys: nothing else leaves the device."""
+    pick = lambda a: jnp.take(a, slots, axis=0)
+    return dataclasses.replace(
+        state, cache=None, keys=None, seen=None, token=None, role=None, active=None,
+        stopped=None, budget=None, made=None, tokens=pick(state.tokens),
+        log_probs=pick(state.log_probs), model_log_probs=pick(state.model_log_probs),
+        tape=jax.tree.map(pick, state.tape),
+    )

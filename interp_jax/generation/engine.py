@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interp_jax.generation.collecting import Keep, empty_tape, public_name
-from interp_jax.generation.decode import admit_rows, decode_chunk
+from interp_jax.generation.collecting import Keep, empty_tape, is_per_token, public_name
+from interp_jax.generation.decode import admit_rows, decode_chunk, fetch_rows
 from interp_jax.generation.prefixes import SharedPrefix
-from interp_jax.generation.requests import Request, Sample, Stats, bucket
+from interp_jax.generation.requests import Finish, Request, Sample, Stats, bucket
 from interp_jax.generation.sampling_params import SamplingParams
-from interp_jax.generation.slots import Arrivals, empty_slots
+from interp_jax.generation.slots import Arrivals, Slots, empty_slots
 from interp_jax.models.decoder import Decoder
 from interp_jax.runtime.errors import UserError
 
@@ -109,7 +109,7 @@ class Engine:
                     expected="one intervention for all rows",
                     do="give whole prompts, or one intervention",
                 )
-            prefix.require(self.interventions)
+            prefix.require(self.interventions, {r.cut + len(r.tokens) for r in requests})
 
     def _edited(self, items: np.ndarray) -> Decoder:
         network = self.network
@@ -123,7 +123,8 @@ class Engine:
         rows = self.batch_size if self.all_slots else min(
             self.batch_size, bucket(len(queue), 1)
         )
-        budget = max(r.budget for r in queue)
+        rows = max(rows, _fewest_rows(self.network))
+        budget = bucket(max(r.budget for r in queue))
         items = np.zeros(rows, np.int64)
         network = self._edited(items)
         state = empty_slots(
@@ -163,20 +164,23 @@ class Engine:
         groups: dict[int, list] = {}
         for slot, request in arriving:
             width = len(request.tokens)
-            groups.setdefault(1 if width == 1 else bucket(width) + 1, []).append((slot, request))
+            wide = 1 if width == 1 else bucket(width - 1) + 1
+            groups.setdefault(wide, []).append((slot, request))
         told = {}
         for width, group in groups.items():
-            rows = bucket(len(group), 1)
-            pick = None
-            if self.per_row is not None:
-                pick = np.zeros(rows, np.int64)
-                pick[: len(group)] = [request.item for _, request in group]
-            arrivals = _arrivals(group, rows, width, state.rows)
-            edited = network if pick is None else self._edited(pick)
-            state, tape = admit_rows(edited, state, arrivals)
-            counts = {name: np.asarray(a) for name, a in tape.items()}
-            for index, (slot, _) in enumerate(group):
-                told[slot] = {name: int(a[index]) for name, a in counts.items()}
+            rows = piece(len(group), state.rows)
+            for start in range(0, len(group), rows):
+                part = group[start : start + rows]
+                edited = network
+                if self.per_row is not None:
+                    pick = np.zeros(rows, np.int64)
+                    pick[: len(part)] = [request.item for _, request in part]
+                    edited = self._edited(pick)
+                arrivals = _arrivals(part, rows, width, state.rows)
+                state, tape = admit_rows(edited, state, arrivals)
+                counts = {name: np.asarray(a) for name, a in tape.items()}
+                for index, (slot, _) in enumerate(part):
+                    told[slot] = {name: int(a[index]) for name, a in counts.items()}
         return state, told
 
     def _collect(self, state, held: dict[int, Request], told) -> tuple[object, list[Sample]]:
@@ -195,26 +199,18 @@ class Engine:
         if ended_by_watch:
             off = np.isin(np.arange(state.rows), sorted(ended_by_watch))
             state = dataclasses.replace(state, active=state.active & ~jnp.asarray(off))
-        fetch = jax.device_get(
-            (state.tokens, state.log_probs, state.model_log_probs, state.tape)
-        )
-        samples = []
-        for slot in done:
-            request, n = held.pop(slot), int(made[slot])
-            tape = {public_name(name): np.asarray(a[slot]) for name, a in fetch[3].items()}
-            for name, count in told.pop(slot, {}).items():
-                tape[name] = tape.get(name, np.int32(0)) + np.int32(count)
-            finish = "stop" if stopped[slot] else "length"
-            self.stats.used_slots += len(request.tokens) + n
-            self.stats.held_slots += state.cache.slots
-            samples.append(
-                Sample(
-                    item=request.item, tokens=fetch[0][slot, :n].copy(),
-                    log_probs=fetch[1][slot, :n].copy(),
-                    model_log_probs=fetch[2][slot, :n].copy() if fetch[2].shape[1] else None,
-                    finish="stop_string" if slot in ended_by_watch else finish, tape=tape,
-                )
-            )
+        samples, rows = [], piece(len(done), state.rows)
+        for start in range(0, len(done), rows):
+            part = done[start : start + rows]
+            slots = np.asarray(part + [part[-1]] * (rows - len(part)), np.int32)
+            fetched = jax.device_get(fetch_rows(state, slots))
+            for index, slot in enumerate(part):
+                finish = "stop" if stopped[slot] else "length"
+                finish = "stop_string" if slot in ended_by_watch else finish
+                request, counts = held.pop(slot), told.pop(slot, {})
+                samples.append(_sample(request, fetched, index, int(made[slot]), finish, counts))
+                self.stats.used_slots += len(request.tokens) + int(made[slot])
+                self.stats.held_slots += state.cache.slots
         return state, samples
 
     def _count(self, steps: int, busy: int, rows: int, waiting: bool) -> None:
@@ -230,6 +226,47 @@ class Engine:
         own = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache.layers))
         total = own + (prefix.nbytes if prefix is not None else 0)
         self.stats.cache_bytes = max(self.stats.cache_bytes, total)
+
+
+def _fewest_rows(network: Decoder) -> int:
+    """Slots that a batch has at least.
+
+    XLA on a CPU multiplies one bfloat16 row by a matrix 10 times slower than two.
+    """
+    narrow = network.embed.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    return 2 if narrow else 1
+
+
+def piece(count: int, rows: int) -> int:
+    """How many of `count` rows, out of a batch of `rows`, are admitted or fetched at once.
+
+    One of two sizes, so that a prompt width is compiled twice at most: everything, or the
+    few that a refill brings.
+    """
+    few = max(1, rows // 16)
+    return few if count <= rows // 2 else rows
+
+
+def _sample(
+    request: Request, fetched: Slots, index: int, n: int, finish: Finish, counts: dict[str, int]
+) -> Sample:
+    """Row `index` of what was fetched, with the counts of its prompt's pass."""
+    tape, per_token = {}, []
+    for key, array in fetched.tape.items():
+        name, value = public_name(key), array[index]
+        if is_per_token(key):
+            per_token.append(name)
+            value = value[:n]
+        tape[name] = np.array(value)
+    for name, count in counts.items():
+        tape[name] = tape.get(name, np.int32(0)) + np.int32(count)
+    model = fetched.model_log_probs
+    return Sample(
+        item=request.item, tokens=fetched.tokens[index, :n].copy(),
+        log_probs=fetched.log_probs[index, :n].copy(),
+        model_log_probs=model[index, :n].copy() if model.shape[1] else None,
+        finish=finish, tape=tape, per_token=tuple(per_token),
+    )
 
 
 def _arrivals(group, rows: int, width: int, slots: int) -> Arrivals:

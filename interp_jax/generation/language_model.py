@@ -155,11 +155,16 @@ class LanguageModel:
             self.prompt(p, chat=chat, continue_final=continue_final)
             for p in ([prompts] if single else prompts)
         ]
+        # Many samples of one prompt share its cache.
+        prefix = None
+        if len(made) == 1 and n > 1 and per_row is None and len(made[0].ids) > 1:
+            prefix = self._all_but_last(made[0], interventions)
+        cut = 0 if prefix is None else len(prefix.tokens)
         key = root_key(seed)
         requests = [
             Request(
-                p.ids, fold(key, "sample", index, sample), max_new_tokens, p.roles,
-                item=index * n + sample,
+                p.ids[cut:], fold(key, "sample", index, sample), max_new_tokens, p.roles[cut:],
+                cut, index * n + sample,
             )
             for index, p in enumerate(made) for sample in range(n)
         ]
@@ -175,7 +180,12 @@ class LanguageModel:
             per_row=None if per_row is None else (lambda items: per_row(items // n)),
             watch=watch,
         )
-        samples: list[Sample] = list(_shown(engine.run(requests), len(requests), progress))
+        samples: list[Sample] = list(
+            _shown(engine.run(requests, prefix), len(requests), progress)
+        )
+        for sample in samples if prefix is not None else ():
+            for name, count in prefix.tape.items():
+                sample.tape[name] = sample.tape.get(name, np.int32(0)) + np.int32(count[0])
         result = Generation(
             self.completion(s, s.item // n, s.item % n, watch)
             for s in sorted(samples, key=lambda s: s.item)
@@ -189,23 +199,28 @@ class LanguageModel:
         self, sample: Sample, prompt: int = 0, number: int = 0, watch: _StopWatch | None = None
     ) -> Completion:
         """A sample of the engine as text."""
-        tokens, finish = sample.tokens, sample.finish
-        body = tokens[:-1] if finish == "stop" else tokens
-        text = self.tokenizer.decode(body)
-        keep = len(tokens)
+        finish = sample.finish
+        text = self.tokenizer.decode(sample.tokens[:-1] if finish == "stop" else sample.tokens)
         if watch is not None:
-            text, keep, found = watch.trim(tokens, text)
+            text, keep, found = watch.trim(sample.tokens, text)
             finish = "stop_string" if found else finish
-        model = sample.model_log_probs
+            sample = sample.first(keep)
         return Completion(
-            prompt, number, text, tokens[:keep], sample.log_probs[:keep],
-            None if model is None else model[:keep], finish, sample.tape,
+            prompt, number, text, sample.tokens, sample.log_probs, sample.model_log_probs, finish,
+            sample.tape,
         )
 
     def prefix(self, prompt: Prompt, interventions=None) -> SharedPrefix:
         """Runs a prompt once, so that many samples can continue it anywhere."""
         return make_prefix(
             self.network, prompt.ids, roles=prompt.roles, interventions=interventions
+        )
+
+    def _all_but_last(self, prompt: Prompt, interventions) -> SharedPrefix:
+        """A prompt's prefix for rows that feed its last token themselves."""
+        return make_prefix(
+            self.network, prompt.ids[:-1], roles=prompt.roles[:-1], interventions=interventions,
+            length=len(prompt.ids),
         )
 
 

@@ -58,6 +58,7 @@ class Sample:
         model_log_probs: float32 [n] under the plain model, or None.
         finish: `stop` (a stop token), `length` (budget) or `stop_string`.
         tape: counts (int) and reads of this row, see `collecting`.
+        per_token: names of the reads that have one entry for each of `tokens`.
     """
 
     item: int
@@ -66,6 +67,16 @@ class Sample:
     model_log_probs: np.ndarray | None
     finish: Finish
     tape: dict[str, np.ndarray]
+    per_token: tuple[str, ...] = ()
+
+    def first(self, n: int) -> Sample:
+        """The sample as if it had ended after `n` tokens (counts and sums stay)."""
+        cut = lambda a: None if a is None else a[:n]
+        tape = {k: cut(a) if k in self.per_token else a for k, a in self.tape.items()}
+        return dataclasses.replace(
+            self, tokens=cut(self.tokens), log_probs=cut(self.log_probs),
+            model_log_probs=cut(self.model_log_probs), tape=tape,
+        )
 
 
 @dataclasses.dataclass
@@ -75,8 +86,9 @@ class Stats:
     Attributes:
         steps: decode steps; row_steps: steps times slots.
         active_row_steps: row-steps that made a token.
-        busy_while_waiting: share of row-steps that were active while requests
-            were still waiting; None if none ever waited.
+        busy: share of all row-steps that were active.
+        busy_while_waiting: the same while requests of the running bucket were
+            still waiting; None if none ever waited.
         buckets: (slots of a row, rows) of each batch -> samples made in it.
         padding: share of cache slots that no token of its row ever filled.
         cache_bytes: largest cache held: prefix once, plus rows x suffix.
@@ -91,6 +103,11 @@ class Stats:
     used_slots: int = 0
     held_slots: int = 0
     cache_bytes: int = 0
+
+    @property
+    def busy(self) -> float:
+        """Active share of all row-steps, the ends of the buckets included."""
+        return self.active_row_steps / self.row_steps if self.row_steps else 1.0
 
     @property
     def busy_while_waiting(self) -> float | None:

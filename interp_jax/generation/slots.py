@@ -13,6 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from interp_jax.generation.collecting import counts_of
 from interp_jax.models import tree as struct
 from interp_jax.models.batch import Batch
 from interp_jax.models.cache import Cache, Prefix, map_keys
@@ -103,7 +104,7 @@ def admit(network: Decoder, state: Slots, arrivals: Arrivals) -> tuple[Slots, di
     """Puts rows into slots, running their prompts but for the last token.
 
     Returns:
-        The new state, and the tape of the prompts' pass ([R] rows).
+        The new state, and the counts of the prompts' pass, int32 [R] each.
     """
     rows, width = arrivals.prompt.shape
     before = arrivals.length - jnp.int32(1)
@@ -148,7 +149,7 @@ def admit(network: Decoder, state: Slots, arrivals: Arrivals) -> tuple[Slots, di
         keys=state.keys.at[slot].set(arrivals.keys, mode="drop"), seen=seen,
         tape={n: fill(a) for n, a in state.tape.items()},
     )
-    return state, {n: a for n, a in tape.items() if a.ndim == 1}
+    return state, counts_of(network, tape)
 
 
 def _insert(cache: Cache, new: Cache, slot, used) -> Cache:

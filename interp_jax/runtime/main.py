@@ -24,6 +24,8 @@ def run_main(main: Callable[..., object], argv: Sequence[str] | None = None) -> 
     def guarded(arguments: Sequence[str]) -> int:
         # The library's own log lines are the record of a run; absl shows warnings only.
         logging.getLogger("interp_jax").setLevel(logging.INFO)
+        # That JAX found no TPU on a laptop is nobody's concern.
+        logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             if len(arguments) > 1:
                 raise UserError(

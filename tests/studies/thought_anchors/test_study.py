@@ -19,7 +19,7 @@ from interp_jax.studies.thought_anchors.presenting import report_parts
 from interp_jax.studies.thought_anchors.released import read_trace
 from interp_jax.studies.thought_anchors.released_matrices import matrix_from_impacts
 from interp_jax.studies.thought_anchors.rollouts import Reader
-from interp_jax.studies.thought_anchors.suppression import FLOOR
+from interp_jax.studies.thought_anchors.suppression import FLOOR, Suppression
 from interp_jax.text.embeddings import load_minilm
 from tests.studies.thought_anchors.small_study import small_config, small_model
 
@@ -118,6 +118,28 @@ def test_below_twenty_sentences_receiver_heads_are_not_shown_and_the_report_says
     assert unbroken.found.receiver is None
     assert "20" in parts["receiver"]["not_shown"]
     assert any("Receiver heads: not shown" in line for line in unbroken.facts)
+
+
+def test_a_source_stands_out_only_above_the_null_s_high_point(unbroken):
+    """The largest cell of a distance, alone, is what chance gives one time in so many pairs."""
+    rng = np.random.default_rng(0)
+    effects = np.tril(rng.normal(-5, 1, (8, 8)), -1)
+    effects[7, 6] = effects[np.eye(8, k=-1, dtype=bool)].max() + 0.1
+    trace = dataclasses.replace(
+        unbroken.trace, sentences=unbroken.trace.sentences[:1] * 8, ranges=np.zeros((8, 2), int)
+    )
+    found = dataclasses.replace(
+        unbroken.found, trace=trace, rollouts=None,
+        suppression=Suppression(effects, np.zeros(8, int)),
+    )
+
+    def clear(found, source):
+        part = report_parts(found, small_config("unused"))["suppression"]
+        return part["outgoing_intervals"][source][0] > part["control"]["outgoing"][source] + 1e-9
+
+    assert not clear(found, 6)
+    effects[3:, 2] += 12.0
+    assert clear(dataclasses.replace(found, suppression=Suppression(effects, np.zeros(8, int))), 2)
 
 
 class Killed(BaseException):
