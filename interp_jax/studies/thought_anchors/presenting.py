@@ -34,6 +34,9 @@ _MEASURES = {
     "counterfactual_kl": "counterfactual_importance_kl",
 }
 
+# A source that equals the null's 95 % point does not clear it, whatever the rounding.
+_TIE = 1e-9
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -203,7 +206,7 @@ def _suppression(suppression: Suppression, seed: int) -> dict[str, Any]:
     null = shuffled_source_null(matrix, seed=seed)
     # As wide as the null: an interval that clears the expected value is one whose source lies
     # above the null's 95 % point. Few targets are no sample that could be redrawn.
-    half = null.high - null.mean
+    half = null.high - null.mean + _TIE
     return {
         "matrix": matrix, "raw": raw, "outgoing": outgoing,
         "outgoing_intervals": [

@@ -135,7 +135,7 @@ def test_a_source_stands_out_only_above_the_null_s_high_point(unbroken):
 
     def clear(found, source):
         part = report_parts(found, small_config("unused"))["suppression"]
-        return part["outgoing_intervals"][source][0] > part["control"]["outgoing"][source] + 1e-9
+        return part["outgoing_intervals"][source][0] > part["control"]["outgoing"][source]
 
     assert not clear(found, 6)
     effects[3:, 2] += 12.0
