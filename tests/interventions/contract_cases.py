@@ -362,7 +362,7 @@ def bundled(*names: str, path: str = "auto") -> Case:
     return Case(values, build, counts, rows=rows, path=path)
 
 
-# Between them they hold every case.
+# Between them they hold every verb: `composed` has those that no other case of a bundle has.
 BUNDLES: dict[str, Case] = {
     "bundle_one": bundled(
         "reads", "add", "replace", "heads", "set_component", "lora_by_row", "suppress"
@@ -371,14 +371,13 @@ BUNDLES: dict[str, Case] = {
         "composed", "scale", "once", "ablate_heads", "add_by_position", "attention_reads"
     ),
     "bundle_three": bundled("suppress_fused", "project_out", "lora", path="fused"),
-    "bundle_four": bundled("scale_weights"),
 }
 EVERY = CASES | BUNDLES
 
 
 def splits(case: str) -> bool:
     """Whether the case reads or edits attention, so that its layers leave a stack."""
-    return case in ("attention_reads", "scale_weights", "composed", "bundle_two", "bundle_four")
+    return case in ("attention_reads", "scale_weights", "composed", "bundle_two")
 
 
 def zeroed(case: Case, config: ModelConfig) -> Values:
