@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from interp_jax.generation.requests import Request as Request
     from interp_jax.generation.requests import Sample as Sample
     from interp_jax.generation.sampling_params import SamplingParams as SamplingParams
+    from interp_jax.interventions.directions import Direction as Direction
+    from interp_jax.interventions.directions import from_contrast_pairs as from_contrast_pairs
+    from interp_jax.interventions.directions import load_direction as load_direction
+    from interp_jax.interventions.logit_lens import logit_lens as logit_lens
     from interp_jax.interventions.lora import lora as lora
     from interp_jax.interventions.lora import merge_lora as merge_lora
     from interp_jax.interventions.lora import stack_loras as stack_loras
+    from interp_jax.interventions.patching import attribution_patching as attribution_patching
+    from interp_jax.interventions.patching import patching_sweep as patching_sweep
     from interp_jax.interventions.placing import compose as compose
     from interp_jax.interventions.placing import detach as detach
     from interp_jax.interventions.reads import AsIs as AsIs
@@ -91,6 +97,12 @@ PUBLIC: dict[str, str] = {
     "lora": "interp_jax.interventions.lora",
     "stack_loras": "interp_jax.interventions.lora",
     "merge_lora": "interp_jax.interventions.lora",
+    "Direction": "interp_jax.interventions.directions",
+    "from_contrast_pairs": "interp_jax.interventions.directions",
+    "load_direction": "interp_jax.interventions.directions",
+    "patching_sweep": "interp_jax.interventions.patching",
+    "attribution_patching": "interp_jax.interventions.patching",
+    "logit_lens": "interp_jax.interventions.logit_lens",
 }
 
 __all__ = ["__version__", *PUBLIC]  # noqa: PLE0604
