@@ -1,17 +1,21 @@
-"""Generation beside transformers `generate`, in one run.
+"""Sampling with SmolLM2-135M beside transformers `generate`, in turns, in one run.
 
     python benchmarks/generation.py [--quick] [--json PATH]
 
-SmolLM2-135M, dequantised once and exported by us, so that both sides run the same dense weights.
-Both get the same prompt ids and make the same number of tokens for every row (no row may stop).
-Sampled at temperature 0.6 and top-p 0.95 (the target) and greedy (beside it); transformers in
-float32 and bfloat16, inference mode, sdpa, all cores; ours in both too. Sides alternate, numbers
-are medians; compilation and warm-up are apart.
+Both sides take the same weights (read once, exported by `save_hf`, loaded by transformers), the
+same token ids, and make the same number of new tokens per row with end-of-sequence off; prefill
+is in the time. transformers runs in inference mode with sdpa attention on all cores, in float32
+and bfloat16; so do we. First calls (compilation, warm-up) are timed apart and printed.
 
-The floor of one step is what a row must multiply, 2 x 134.5 M per token (projections and head),
-at the rate of a bare matmul of that many rows, measured in this run on our side; attention and
-sampling are not in it. At one row the weights themselves (4 or 2 bytes each) must be read once a
-step, which the bare matmul at one row pays as well.
+The floor. One step multiplies each row by every matrix once: 30 layers of 3.54 M weights and the
+head of 28.3 M are 134.5 M products, 0.269 GFLOP a row: 17.2 GFLOP at 64 rows. It reads those
+weights (0.54 GB in float32, half in bfloat16) and the cache: 2 x 30 layers x 192 numbers for each
+token seen, 46 KB (held in float32 on a CPU), 283 MB for 64 rows of 96 tokens. The floor of a case
+is the greater of FLOPs over the measured matmul rate and bytes over the measured reading rate,
+with prefill's FLOPs added, as tokens per second.
+
+Rates swing with what else the machine does, and torch's thread pool suffers more from neighbours
+than XLA's: the load average is printed before and after, and stands in every row.
 """
 
 from __future__ import annotations
@@ -19,166 +23,246 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pathlib
 import platform
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import interp_jax as ij
+from interp_jax.generation.engine import Engine
+from interp_jax.generation.language_model import load
+from interp_jax.generation.requests import Request
+from interp_jax.generation.sampling_params import SamplingParams
+from interp_jax.models.config import parameter_shapes
 from interp_jax.models.safetensors_write import save_hf
 
-PROMPT, DTYPES = 64, ("float32", "bfloat16")
-MODES = {"sampled": {"temperature": 0.6, "top_p": 0.95}, "greedy": {"temperature": 0.0}}
+MODES = {"top_p": {"temperature": 0.6, "top_p": 0.95}, "greedy": {"temperature": 0.0}}
+DTYPES = ("float32", "bfloat16")
+PROMPT = 64
+TEXT = (
+    "A train leaves the station at nine and travels at sixty kilometres an hour. Half an hour "
+    "later a second train follows on a parallel track at ninety. We want to know when, and how "
+    "far from the station, the second one catches up. First, write down what each has covered "
+    "after t hours; then set the two equal, solve, and check the answer by going back. "
+)
 
 
-def main() -> None:
-    """Parse the options, run every case, print the table and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few tokens, one round")
-    parser.add_argument("--json", type=Path, help="write the rows there")
-    options = parser.parse_args()
-    tokens, rounds = (8, 1) if options.quick else (32, 3)
-    batches = (1, 16) if options.quick else (1, 16, 64)
+def prompt_rows(tokenizer, rows: int) -> np.ndarray:
+    """int32 [rows, PROMPT]: windows of one text, each starting elsewhere."""
+    ids = np.asarray(tokenizer.encode(TEXT * 4).ids, np.int32)
+    return np.stack([ids[row : row + PROMPT] for row in range(rows)])
+
+
+def ours(network, mode: str, prompts: np.ndarray, new: int):
+    """A function that makes `new` tokens for every row."""
+    engine = Engine(network, SamplingParams.make(**MODES[mode]), batch_size=len(prompts))
+    keys = jax.random.split(jax.random.key(0), len(prompts))
+    requests = [Request(row, key, new) for row, key in zip(prompts, keys, strict=True)]
+
+    def run():
+        return sum(len(sample.tokens) for sample in engine.run(requests))
+
+    return run
+
+
+def theirs(model, mode: str, prompts: np.ndarray, new: int):
+    """The same with transformers."""
     import torch
-    import transformers
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    transformers.logging.set_verbosity_error()
-    ours = {dtype: ij.load(dtype=dtype) for dtype in DTYPES}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        save_hf(path, ours["float32"].network.config, ours["float32"].network.parameters())
-        theirs = {
-            dtype: transformers.AutoModelForCausalLM.from_pretrained(
-                path, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-            ).eval()
-            for dtype in DTYPES
-        }
-    print(f"prompt {PROMPT} tokens, {tokens} new, {rounds} rounds, load {os.getloadavg()[0]:.1f}")
-    rows = []
-    for batch in batches:
-        rates = {
-            ("ours", d): our_rate(batch, d) for d in DTYPES
-        } | {("theirs", d): torch_rate(batch, d) for d in DTYPES}
-        print(f"batch {batch}, bare matmul GFLOP/s: " + ", ".join(
-            f"{side} {d} {rate / 1e9:.0f}" for (side, d), rate in rates.items()
-        ))
-        prompts = np.random.default_rng(batch).integers(100, 40000, (batch, PROMPT))
-        for mode in MODES:
-            rows.append(measure(ours, theirs, prompts, mode, tokens, rounds, rates))
-            row = rows[-1]
-            print(
-                f"{row['case']:<22} ours {row['ours']:7.1f} ({row['sizes']['ours_dtype']})  "
-                f"transformers {row['theirs']:7.1f} ({row['sizes']['theirs_dtype']})  tokens/s  "
-                f"ratio {row['ratio']:.2f}  floor {row['floor']:.0f}", flush=True,
+    ids = torch.from_numpy(prompts.astype(np.int64))
+    options = dict(MODES[mode], do_sample=True, top_k=0)
+    if mode == "greedy":
+        options = {"do_sample": False}
+
+    def run():
+        with torch.inference_mode():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                eos_token_id=None, pad_token_id=0, use_cache=True, **options,
             )
-    if options.json:
-        partial = options.json.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        partial.replace(options.json)
+        return (out.shape[1] - ids.shape[1]) * len(ids)
+
+    return run
 
 
-def measure(ours, theirs, prompts, mode: str, tokens: int, rounds: int, rates) -> dict:
-    """One row: the better of our dtypes beside the better of transformers' two."""
-    sides = {}
-    for d in DTYPES:
-        sides["ours", d] = lambda d=d: our_run(ours[d], prompts, mode, tokens)
-        sides["theirs", d] = lambda d=d: their_run(theirs[d], prompts, mode, tokens)
-    for side, once in sides.items():
-        print(f"  warm-up {side[0]} {side[1]}: {timed(once):.1f} s", flush=True)
-    times = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, once in sides.items():
-            times[side].append(timed(once))
-    made = len(prompts) * tokens
-    speed = {side: made / statistics.median(spent) for side, spent in times.items()}
-    print("  " + ", ".join(f"{s} {d} {v:.1f} tokens/s" for (s, d), v in speed.items()))
-    best = {
-        who: max((d for d in DTYPES), key=lambda d: speed[who, d]) for who in ("ours", "theirs")
-    }
-    mine, other = speed["ours", best["ours"]], speed["theirs", best["theirs"]]
+def timed(function) -> float:
+    """Tokens per second of one call."""
+    start = time.perf_counter()
+    tokens = function()
+    return tokens / (time.perf_counter() - start)
+
+
+def best_seconds(function, repeats: int = 15) -> float:
+    """Fastest of several calls after one that warms up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def matmul_rates(rows: int) -> dict[str, float]:
+    """Name -> GFLOP/s of [rows, 576] x [576, 1536], 30 different matrices, nothing else."""
+    import torch
+
+    rng, rates = np.random.default_rng(0), {}
+    x, w = rng.standard_normal((rows, 576)), rng.standard_normal((30, 576, 1536))
+    flops = 2 * rows * 576 * 1536 * 30
+    for dtype in DTYPES:
+        jx, jw = jnp.asarray(x, dtype), [jnp.asarray(m, dtype) for m in w]
+        multiply = jax.jit(
+            lambda x, w: [jnp.dot(x, m, preferred_element_type=jnp.float32) for m in w]
+        )
+        seconds = best_seconds(lambda f=multiply, x=jx, w=jw: jax.block_until_ready(f(x, w)))
+        rates[f"XLA {dtype}"] = flops / seconds / 1e9
+        tx = torch.from_numpy(x).to(getattr(torch, dtype))
+        tw = [torch.from_numpy(m).to(getattr(torch, dtype)) for m in w]
+        with torch.inference_mode():
+            seconds = best_seconds(lambda x=tx, w=tw: [x @ m for m in w])
+        rates[f"torch {dtype}"] = flops / seconds / 1e9
+    return rates
+
+
+def reading_rate() -> float:
+    """Bytes per second of summing 256 MB."""
+    x = jnp.ones((8, 8 * 2**20), jnp.float32)
+    total = jax.jit(lambda x: x.sum(axis=1))
+    return x.nbytes / best_seconds(lambda: jax.block_until_ready(total(x)), 5)
+
+
+def floor(config, dtype: str, rows: int, new: int, gflops: float, bytes_per_s: float) -> float:
+    """Tokens per second that the counted work allows; see the module."""
+    shapes = parameter_shapes(config)
+    weights = sum(
+        int(np.prod(s)) for n, s in shapes.items() if n.endswith(".weight") or n == "embed.table"
+    )
+    body = weights - int(np.prod(shapes["embed.table"]))
+    token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 4
+    read = weights * (4 if dtype == "float32" else 2) + rows * (PROMPT + new / 2) * token
+    step = max(2 * weights * rows / (gflops * 1e9), read / bytes_per_s)
+    prefill = 2 * body * rows * (PROMPT - 1) / (gflops * 1e9)
+    return rows * new / (step * new + prefill)
+
+
+def versions() -> dict[str, str]:
+    """Library versions of this run."""
     import torch
     import transformers
 
     return {
-        "case": f"batch {len(prompts)} {mode}", "metric": "throughput", "unit": "tokens/s",
-        "peer": "transformers generate", "ours": mine, "theirs": other, "ratio": mine / other,
-        "floor": rates["ours", best["ours"]] / (2 * 134.5e6),
-        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}",
-        "versions": {
-            "jax": jax.__version__, "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "sizes": {
-            "prompt": PROMPT, "new": tokens, "rounds": rounds, "load": os.getloadavg()[0],
-            "ours_dtype": best["ours"], "theirs_dtype": best["theirs"],
-            "all": {f"{s} {d}": v for (s, d), v in speed.items()},
-        },
+        "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 
-def our_run(lm, prompts, mode: str, tokens: int) -> None:
-    """Makes exactly `tokens` for every row."""
-    made = lm.generate(
-        list(prompts), max_new_tokens=tokens, stop_tokens=[], batch_size=len(prompts),
-        **MODES[mode],
-    )
-    assert all(len(one.tokens) == tokens for one in made)
+def processor() -> str:
+    """The CPU's generic name."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
-def their_run(model, prompts, mode: str, tokens: int) -> None:
-    """The same with transformers."""
+def measure(case, contenders, repeats, rows, new, floors, device) -> list[dict]:
+    """Runs all contenders in turn; the table's lines and the rows of one case."""
+    mode, load_before = case, os.getloadavg()[0]
+    for name, run in contenders.items():
+        start = time.perf_counter()
+        run()
+        print(f"    first call of {name}: {time.perf_counter() - start:.1f} s", flush=True)
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            rates[name].append(timed(run))
+    medians = {name: statistics.median(own) for name, own in rates.items()}
+    load = [round(load_before, 1), round(os.getloadavg()[0], 1)]
+    mine = {d: medians[f"interp_jax {d}"] for d in DTYPES}
+    peers = {d: medians[f"transformers {d}"] for d in DTYPES}
+    best = max(mine, key=mine.get), max(peers, key=peers.get)
+    pairs = [(best[0], "transformers, the better of both", peers[best[1]])]
+    pairs += [(d, f"transformers {e}", peers[e]) for d in DTYPES for e in DTYPES]
+    print(f"{mode:<8}{rows:>5}  " + "".join(f"{medians[n]:>26.1f}" for n in contenders)
+          + f"{mine[best[0]] / peers[best[1]]:>8.2f}   load {load}", flush=True)
+    return [
+        {
+            "case": mode, "metric": "new tokens per second", "unit": "tokens/s", "peer": peer,
+            "ours": mine[dtype], "theirs": other, "ratio": mine[dtype] / other,
+            "floor": floors[dtype], "device": device, "versions": versions(),
+            "sizes": {
+                "batch": rows, "prompt": PROMPT, "new_tokens": new, "our_dtype": dtype,
+                "model": "SmolLM2-135M-Instruct", "repeats": repeats, "load_average": load,
+                **MODES[mode],
+            },
+        }
+        for dtype, peer, other in pairs
+    ]
+
+
+def main() -> None:
+    """Runs the cases, prints a table, writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small batches, few tokens, top_p")
+    parser.add_argument("--json", metavar="PATH", help="write the rows here")
+    arguments = parser.parse_args()
     import torch
+    import transformers
 
-    ids = torch.tensor(prompts)
-    how = {"do_sample": False}
-    if mode == "sampled":
-        how = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 0}
-    with torch.inference_mode():
-        made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-            min_new_tokens=tokens, eos_token_id=None, pad_token_id=0, **how,
-        )
-    assert made.shape[1] == PROMPT + tokens
-
-
-def timed(once) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
-    once()
-    return time.perf_counter() - began
-
-
-def our_rate(batch: int, dtype: str) -> float:
-    """FLOP/s of bare matmuls of one block's width, `batch` rows, thirty different weights."""
-    weights = [jnp.ones((576, 1536), dtype) * (1 + i) for i in range(30)]
-    x = jnp.ones((batch, 576), dtype)
-    one = lambda x, w: jnp.einsum("bi,io->bo", x, w, preferred_element_type=jnp.float32)
-    product = jax.jit(lambda x, ws: [one(x, w) for w in ws])
-    once = lambda: jax.block_until_ready(product(x, weights))
-    once()
-    return 30 * 2 * batch * 576 * 1536 / statistics.median(timed(once) for _ in range(7))
-
-
-def torch_rate(batch: int, dtype: str) -> float:
-    """The same with torch."""
-    import torch
-
-    kind = getattr(torch, dtype)
-    weights = [torch.ones((1536, 576), dtype=kind) * (1 + i) for i in range(30)]
-    x = torch.ones((batch, 576), dtype=kind)
-    once = lambda: [torch.nn.functional.linear(x, w) for w in weights]
-    with torch.inference_mode():
-        once()
-        return 30 * 2 * batch * 576 * 1536 / statistics.median(timed(once) for _ in range(7))
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(os.cpu_count() or 1)
+    batches, new, repeats = ((1, 16), 8, 1) if arguments.quick else ((1, 16, 64), 64, 3)
+    modes = ["top_p"] if arguments.quick else list(MODES)
+    models, peers = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in DTYPES:
+            models[dtype] = load(dtype=dtype)
+            if dtype == "float32":
+                network = models[dtype].network
+                save_hf(f"{folder}/m", network.config, network.parameters())
+            peers[dtype] = transformers.AutoModelForCausalLM.from_pretrained(
+                f"{folder}/m", dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            ).eval()
+    device = f"{processor()}, {os.cpu_count()} cores"
+    print(f"{device}; {versions()}; torch threads {torch.get_num_threads()}; sdpa, inference mode")
+    print(f"prompts of {PROMPT} tokens, {new} new ones, median of {repeats}, in turns; tokens/s")
+    bandwidth, results = reading_rate(), []
+    print(f"reads {bandwidth / 1e9:.1f} GB/s")
+    for batch in batches:
+        rates = matmul_rates(batch)
+        print(f"bare matmul at {batch} rows, GFLOP/s: "
+              + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
+        prompts = prompt_rows(models["float32"].tokenizer, batch)
+        for mode in modes:
+            contenders = {}
+            for dtype in DTYPES:
+                contenders[f"interp_jax {dtype}"] = ours(
+                    models[dtype].network, mode, prompts, new
+                )
+                contenders[f"transformers {dtype}"] = theirs(peers[dtype], mode, prompts, new)
+            # A bare rate met at this batch may be below what the machine can do.
+            floors = {
+                d: floor(
+                    models[d].network.config, d, batch, new,
+                    max(rates[f"XLA {d}"], rates[f"torch {d}"]), bandwidth,
+                )
+                for d in DTYPES
+            }
+            if not results:
+                print(f"{'case':<8}{'rows':>5}  " + "".join(f"{n:>26}" for n in contenders)
+                      + f"{'ratio':>8}")
+            results += measure(mode, contenders, repeats, batch, new, floors, device)
+    if arguments.json:
+        path = pathlib.Path(arguments.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,11 @@ class Norm(Reduction):
     """[B, T, ...] without the last axis: the Euclidean norm at each token."""
 
     def __call__(self, value, mask, context):
-        norm = jnp.sqrt(jnp.sum(value * value, axis=-1))
+        square = jnp.sum(value * value, axis=-1)
+        # A padded token's attention output is 0, where the root has no gradient.
+        some = square > 0
+        root = jnp.sqrt(jnp.where(some, square, jnp.ones_like(square)))
+        norm = jnp.where(some, root, jnp.zeros_like(root))
         return AsIs()(norm, mask, context)
 
 

@@ -22,23 +22,29 @@ from interp_jax.testing.tiny import random_parameters, tiny_config
 WARM = SamplingParams.make(0.8, top_p=0.9, with_model_log_prob=True)
 GREEDY = SamplingParams.make(0.0)
 WIDTH = 64  # of every forward pass, so that there is one program
+ROWS = 9
+# With prompts of 9 to 12 tokens every row needs 17 to 24 slots: one bucket, one prompt width.
+BUDGETS = [8 + item % 5 for item in range(ROWS)]
 
 
 @functools.cache
 def network(family: str = "llama", layout: str = "unrolled", dtype: str = "float32") -> Decoder:
     """A tiny network with a context that holds every test."""
-    config = tiny_config(family, max_context=256)
+    over = {"n_layers": 2} if family == "llama" else {}
+    config = tiny_config(family, max_context=256, **over)
     return build_decoder(config, random_parameters(config, dtype=dtype), layout)
 
 
-def prompts(count: int, seed: int = 0, longest: int = 20) -> list[np.ndarray]:
-    """Token rows of lengths 1 to `longest`."""
+def prompts(
+    count: int = ROWS, seed: int = 0, shortest: int = 9, longest: int = 12
+) -> list[np.ndarray]:
+    """Token rows of various lengths."""
     rng = np.random.default_rng(seed)
-    return [rng.integers(3, 101, rng.integers(1, longest + 1)).astype(np.int32)
-            for _ in range(count)]
+    lengths = rng.integers(shortest, longest + 1, count)
+    return [rng.integers(3, 101, length).astype(np.int32) for length in lengths]
 
 
-def requests(rows, budgets=8, seed: int = 0) -> list[Request]:
+def requests(rows, budgets=12, seed: int = 0) -> list[Request]:
     """One request for each row; the key depends on (seed, item) only."""
     budgets = [budgets] * len(rows) if isinstance(budgets, int) else budgets
     return [
@@ -47,9 +53,16 @@ def requests(rows, budgets=8, seed: int = 0) -> list[Request]:
     ]
 
 
-def by_item(engine: Engine, asked, prefix=None) -> dict[int, Sample]:
+def engine(params=WARM, batch_size: int = 4, net: Decoder | None = None, **options) -> Engine:
+    """An engine that always uses all its slots."""
+    return Engine(
+        network() if net is None else net, params, batch_size=batch_size, all_slots=True, **options
+    )
+
+
+def by_item(running: Engine, asked, prefix=None) -> dict[int, Sample]:
     """Runs the engine; item -> sample, each exactly once."""
-    samples = list(engine.run(asked, prefix))
+    samples = list(running.run(asked, prefix))
     assert sorted(s.item for s in samples) == sorted(r.item for r in asked)
     return {s.item: s for s in samples}
 
