@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import pathlib
@@ -34,6 +35,17 @@ if os.environ.get("INTERP_JAX_TEST_CACHE"):
     compilation.enable_compilation_cache(os.environ["INTERP_JAX_TEST_CACHE"], min_seconds=0.3)
 
 STRICT_MARKS = ("parity", "browser")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_programs():
+    """Compiled programs are dropped after each file of tests.
+
+    XLA on a CPU maps memory for every program, and a process that has 65,530 maps aborts.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

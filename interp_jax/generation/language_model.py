@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -124,7 +124,7 @@ class LanguageModel:
         """Samples `n` continuations of every prompt.
 
         Args:
-            prompts: strings, message lists, token ids or `Prompt`s; one string
+            prompts: strings, message lists, token ids or `Prompt`s; one of these
                 stands for a list of one. See `prompts.make_prompt`.
             interventions: `network -> network`, held through prompt and decoding.
             per_row: prompt indices [B] -> intervention with per-row operands.
@@ -150,7 +150,7 @@ class LanguageModel:
             UserError: a prompt with its budget longer than the context, or an
                 intervention that touched nothing.
         """
-        single = isinstance(prompts, (str, Prompt, np.ndarray))
+        single = _is_one(prompts)
         made = [
             self.prompt(p, chat=chat, continue_final=continue_final)
             for p in ([prompts] if single else prompts)
@@ -286,6 +286,13 @@ def pad_prompts(prompts: Sequence[Prompt]) -> Batch:
         tokens[row, : len(p.ids)], kinds[row, : len(p.ids)] = p.ids, p.roles
         own[row, : len(p.ids)] = True
     return Batch.make(tokens, own, roles=kinds)
+
+
+def _is_one(prompts) -> bool:
+    """Whether this is a single prompt rather than a sequence of them."""
+    if isinstance(prompts, (str, Prompt, np.ndarray)):
+        return True
+    return len(prompts) > 0 and isinstance(prompts[0], (Mapping, int, np.integer))
 
 
 def _total_counts(samples: Sequence[Sample]) -> Tape:

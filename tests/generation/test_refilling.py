@@ -15,6 +15,8 @@ from interp_jax.generation.requests import Request, bucket
 from interp_jax.generation.sampling_params import SamplingParams
 from interp_jax.generation.slots import empty_slots
 from interp_jax.interventions.verbs import add
+from interp_jax.models.decoder import build_decoder
+from interp_jax.testing.tiny import random_parameters, tiny_config
 from tests.generation.samples import GREEDY, by_item, engine, network, prompts, requests
 
 MANY = SamplingParams.make(1.5)
@@ -94,7 +96,9 @@ def test_sweep_over_numbers_compiles_nothing_new(compile_counter):
 def test_programs_are_few(compile_counter):
     """One decode program per (slots, rows); at most two admissions per prompt width."""
     rows = prompts(12, seed=12, shortest=2, longest=20)
-    running = engine(SamplingParams.make(0.9))
+    config = tiny_config("llama", n_layers=1, max_context=250)  # no other test's programs
+    net = build_decoder(config, random_parameters(config))
+    running = engine(SamplingParams.make(0.9), net=net)
     asked = requests(rows, [bucket(len(r) + 1) - len(r) for r in rows])  # two buckets
     with compile_counter() as counter:
         list(running.run(asked))
