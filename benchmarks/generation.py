@@ -11,8 +11,9 @@ The floor. One step multiplies each row by every matrix once: 30 layers of 3.54 
 head of 28.3 M are 134.5 M products, 0.269 GFLOP a row: 17.2 GFLOP at 64 rows. It reads those
 weights (0.54 GB in float32, half in bfloat16) and the cache: 2 x 30 layers x 192 numbers for each
 token seen, 46 KB (held in float32 on a CPU), 236 MB for 64 rows of 80 tokens. The floor of a case
-is the greater of FLOPs over the measured matmul rate and bytes over the measured reading rate,
-with prefill's FLOPs added, as tokens per second.
+is the greater of FLOPs over the best matmul rate measured at any number of rows (a thin product
+alone is slower than what a whole step reaches) and bytes over the measured reading rate, with
+prefill's FLOPs added, as tokens per second.
 
 Rates swing with what else the machine does, and torch's thread pool suffers far more from
 neighbours than XLA's. So the share of the cores that other processes took is measured during
@@ -264,13 +265,16 @@ def main() -> None:
     device = f"{processor()}, {os.cpu_count()} cores"
     print(f"{device}; {versions()}; torch threads {torch.get_num_threads()}; sdpa, inference mode")
     print(f"prompts of {PROMPT} tokens, {new} new ones, median of {repeats}, in turns; tokens/s")
-    bandwidth, results = reading_rate(), []
+    wait_until_quiet(deadline)
+    bandwidth, results, peak = reading_rate(), [], dict.fromkeys(DTYPES, 0.0)
     print(f"reads {bandwidth / 1e9:.1f} GB/s")
+    for rows in sorted({*batches, 64, 64 * PROMPT}):
+        rates = matmul_rates(rows)
+        print(f"bare matmul at {rows} rows, GFLOP/s: "
+              + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
+        peak = {d: max(peak[d], rates[f"XLA {d}"], rates[f"torch {d}"]) for d in DTYPES}
     for batch in batches:
         wait_until_quiet(deadline)
-        rates = matmul_rates(batch)
-        print(f"bare matmul at {batch} rows, GFLOP/s: "
-              + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
         prompts = prompt_rows(models["float32"].tokenizer, batch)
         for mode in modes:
             contenders = {}
@@ -279,12 +283,8 @@ def main() -> None:
                     models[dtype].network, mode, prompts, new
                 )
                 contenders[f"transformers {dtype}"] = theirs(peers[dtype], mode, prompts, new)
-            # A bare rate met at this batch may be below what the machine can do.
             floors = {
-                d: floor(
-                    models[d].network.config, d, batch, new,
-                    max(rates[f"XLA {d}"], rates[f"torch {d}"]), bandwidth,
-                )
+                d: floor(models[d].network.config, d, batch, new, peak[d], bandwidth)
                 for d in DTYPES
             }
             if not results:

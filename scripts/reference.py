@@ -38,12 +38,33 @@ def signature(thing: object) -> str:
         found = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
+    if [*found.parameters] == ["args", "kwargs"] and dataclasses.is_dataclass(thing):
+        found = fields_signature(thing)  # a pytree's constructor takes what its fields say
     text = str(found)
     if len(text) <= 80:
         return text
     lines = [f"    {parameter}," for parameter in found.parameters.values()]
     returns = "" if found.return_annotation is found.empty else f" -> {found.return_annotation}"
     return "(\n" + "\n".join(lines) + f"\n){returns}"
+
+
+def fields_signature(thing: type) -> inspect.Signature:
+    """The signature that a dataclass's fields make."""
+    parameters = []
+    for field in dataclasses.fields(thing):
+        default = field.default
+        if default is dataclasses.MISSING:
+            made = field.default_factory
+            default = inspect.Parameter.empty if made is dataclasses.MISSING else made()
+        kind = (
+            inspect.Parameter.KEYWORD_ONLY
+            if field.kw_only
+            else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        )
+        parameters.append(
+            inspect.Parameter(field.name, kind, default=default, annotation=field.type)
+        )
+    return inspect.Signature(parameters)
 
 
 def described(name: str, thing: object) -> str:

@@ -11,6 +11,7 @@ import jax
 
 from interp_jax.models.chat import ChatTemplate
 from interp_jax.models.config import ModelConfig
+from interp_jax.models.gguf_config import config_from_gguf
 from interp_jax.models.gguf_header import open_gguf
 from interp_jax.models.gguf_io import read_gguf
 from interp_jax.models.glass import read_glass, read_glass_tokenizer
@@ -95,6 +96,7 @@ def load_parameters(
         digest = beside.submit(_digest, at)
         if at.kind == "gguf":
             file = open_gguf(at.path)
+            config_from_gguf(file)  # says what is wrong with the model before its tokenizer does
             words = _tokenizer(tokenizer) or tokenizer_from_gguf(file.metadata)
             template = file.metadata.get("tokenizer.chat_template")
             config, params = read_gguf(file, dtype, sharding_for)
