@@ -16,6 +16,8 @@ PYTHON312 ?= $(call find_python,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.
 
 # What pip is told besides, for torch alone: a machine may have a smaller build than the default.
 TORCH_ARGS ?=
+# Test files that run at once. Each takes about 3 GB.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test docs bench lint clean
@@ -62,7 +64,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 ifneq ($(PYTHON312),)
 	$(MAKE) --no-print-directory $(VENV312)/.installed
 	$(VENV312)/bin/python -m pytest -m core

@@ -51,6 +51,7 @@ ENDPOINTS = ["openai>=1.60"]  # judges behind an OpenAI-compatible endpoint
 
 DEV = [
     "pytest>=8.3",
+    "pytest-xdist>=3.6",  # files of tests side by side, one on each core
     "pytest-timeout>=2.3",  # a hung test is a failed test
     "hypothesis>=6.100",  # property tests
     "ruff>=0.9",  # lint
@@ -59,6 +60,7 @@ DEV = [
     "nbformat>=5.10",
     "ipykernel>=6.29",
     "matplotlib>=3.9",  # figures in notebooks
+    *ENDPOINTS,  # the judge is tested through the real client, against a local server
 ]
 
 setup(

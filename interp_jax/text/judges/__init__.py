@@ -1,0 +1,1 @@
+"""Judges: models that label or score text, behind an endpoint or on this machine."""
