@@ -1,0 +1,1 @@
+"""Aggregates over traces: importance by category, agreement between methods, and their controls."""
