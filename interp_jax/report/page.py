@@ -58,7 +58,8 @@ def base_scripts() -> tuple[str, ...]:
 
 
 def build_page(
-    title: str, body: str, styles: Sequence[str], scripts: Sequence[str], data: Any
+    title: str, body: str, styles: Sequence[str], scripts: Sequence[str], data: Any, *,
+    script_files: bool = False,
 ) -> str:
     """Returns the text of the page.
 
@@ -68,6 +69,8 @@ def build_page(
         styles: style sheets, in order.
         scripts: scripts, in order; each runs after the body and the data exist.
         data: what the scripts show; see `embed.plain` for the types.
+        script_files: whether script files beside the page may run too, opened from disk or
+            from a server.
 
     Raises:
         UserError: data without a JSON counterpart.
@@ -79,9 +82,10 @@ def build_page(
                 raise ValueError(f"a {kind} holds `</{kind}` or `<!--` and would end its element")
     if re.search(r"<script|<style", body, flags=re.IGNORECASE):
         raise ValueError("the body holds a script or a style; pass it in `scripts` or `styles`")
+    files = "'self' file: " if script_files else ""
     policy = (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"style-src {_sources(styles)}; script-src {_sources(scripts)}"
+        f"style-src {_sources(styles)}; script-src {files}{_sources(scripts)}"
     )
     return _PAGE.format(
         policy=html.escape(policy, quote=True),

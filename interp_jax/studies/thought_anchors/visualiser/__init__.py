@@ -1,0 +1,1 @@
+"""The visualiser: a folder of traces becomes one static site that opens from disk."""

@@ -1,0 +1,97 @@
+"""Where the traces of a folder are, and which model, outcome and problem each is of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from interp_jax.runtime.errors import UserError
+from interp_jax.studies.thought_anchors.released import ReleasedTrace
+from interp_jax.studies.thought_anchors.visualiser.data import is_graded
+
+# A folder with one of these holds the sentences of a trace.
+_SENTENCES = (
+    "chunks.json",
+    "chunks_labeled.json",
+    "step_importance.json",
+    "step_importance_supp.json",
+)
+_OUTCOME = re.compile(r"(correct|incorrect)_base_solution")
+_ROLLOUTS = re.compile(r"chunk_\d+")
+_SAMPLING = re.compile(r"temperature_.*")
+
+
+def find_traces(folders: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Folders that hold a trace in the released layout, each once, in order of their paths.
+
+    A given folder may be a trace itself, a run's folder (its trace is in `trace/`), or any tree
+    of them. Forced-answer rollouts (`..._forced_answer`) are no traces of their own, and links
+    to folders are not followed.
+
+    Raises:
+        UserError: a given folder does not exist, or none of them holds a trace.
+    """
+    found: dict[Path, Path] = {}
+    for given in map(Path, folders):
+        if not given.is_dir():
+            raise UserError(
+                found=f"no folder {given}",
+                expected="a folder with traces",
+                do="check the path",
+            )
+        for root, below, files in os.walk(given):
+            below[:] = sorted(
+                name
+                for name in below
+                if not _ROLLOUTS.fullmatch(name) and not name.endswith("_forced_answer")
+            )
+            if any(name in files for name in _SENTENCES):
+                found.setdefault(Path(root).resolve(), Path(root))
+    if not found:
+        raise UserError(
+            found="no trace in " + ", ".join(map(str, folders)),
+            expected="folders with one of " + ", ".join(_SENTENCES),
+            do="name the folder of a run or of released traces",
+        )
+    return [found[path] for path in sorted(found)]
+
+
+def describe(folder: Path, trace: ReleasedTrace) -> dict[str, str]:
+    """What a trace is of, as text: `model`, `outcome`, `problem` and `title`.
+
+    In the released tree the path says it (`MODEL/.../OUTCOME_base_solution/problem_ID`); of a
+    run's folder its `config.json` names the model. `outcome` is "correct", "incorrect" or
+    "unknown" (no right answer was given).
+    """
+    parts = folder.resolve().parts
+    outcome, model = "unknown", None
+    for place, part in enumerate(parts):
+        match = _OUTCOME.fullmatch(part)
+        if match:
+            above = [name for name in parts[1:place] if not _SAMPLING.fullmatch(name)]
+            outcome, model = match.group(1), (above or [None])[-1]
+    if outcome == "unknown" and is_graded(trace):
+        outcome = "correct" if trace.base_solution["is_correct"] else "incorrect"
+    problem = parts[-1].removeprefix("problem_")
+    if parts[-1] == "trace" and len(parts) > 2:
+        problem = parts[-2]
+        model = model or _configured_model(folder.resolve().parent / "config.json")
+    title = (trace.problem or {}).get("nickname")
+    return {
+        "model": model or "unknown model",
+        "outcome": outcome,
+        "problem": problem,
+        "title": title if isinstance(title, str) else "",
+    }
+
+
+def _configured_model(path: Path) -> str | None:
+    """The model's own name, without the folder it lay in."""
+    try:
+        model = json.loads(path.read_bytes())["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not a run's config; the site then says that the model is unknown
+    return Path(model).name if isinstance(model, str) and model else None

@@ -1,0 +1,1 @@
+"""Markup, style and scripts of the visualiser's page, carried as data."""
