@@ -13,6 +13,7 @@ from interp_jax.generation.sampler import row_uniforms, sample
 from interp_jax.generation.sampling_params import SamplingParams
 from interp_jax.generation.slots import Arrivals, Slots, admit
 from interp_jax.models.batch import Batch
+from interp_jax.models.cache import Prefix
 from interp_jax.models.decoder import Decoder
 
 
@@ -60,9 +61,14 @@ def decode_step(
 @partial(jax.jit, donate_argnames="state")
 def decode_chunk(
     network: Decoder, state: Slots, params: SamplingParams, stop_tokens: jax.Array,
-    role: jax.Array, max_steps: jax.Array, min_active: jax.Array,
+    role: jax.Array, max_steps: jax.Array, min_active: jax.Array, prefix: Prefix | None = None,
 ) -> tuple[Slots, jax.Array, jax.Array]:
     """Decodes until `max_steps`, or until fewer than `min_active` rows go on.
+
+    The old state's buffers are reused; those of `prefix`, which others hold too, are not.
+
+    Args:
+        prefix: shared keys and values of a state that was put by without them.
 
     Returns:
         The state, the number of steps, and row-steps that were active.
@@ -75,7 +81,8 @@ def decode_chunk(
     def step(carry):
         state, steps, busy = carry
         busy = busy + jnp.sum(state.active, dtype=jnp.int32)
-        state = decode_step(network, state, params, stop_tokens, role)
+        state = decode_step(network, _joined(state, prefix), params, stop_tokens, role)
+        state = state if prefix is None else state.without_prefix()
         return state, steps + jnp.int32(1), busy
 
     zero = jnp.zeros((), jnp.int32)
@@ -83,9 +90,18 @@ def decode_chunk(
 
 
 @partial(jax.jit, donate_argnames="state")
-def admit_rows(network: Decoder, state: Slots, arrivals: Arrivals) -> tuple[Slots, dict]:
-    """`slots.admit`, compiled; the old state's buffers are reused."""
-    return admit(network, state, arrivals)
+def admit_rows(
+    network: Decoder, state: Slots, arrivals: Arrivals, prefix: Prefix | None = None
+) -> tuple[Slots, dict]:
+    """`slots.admit`, compiled; buffers and `prefix` as in `decode_chunk`."""
+    state, tape = admit(network, _joined(state, prefix), arrivals)
+    return (state if prefix is None else state.without_prefix()), tape
+
+
+def _joined(state: Slots, prefix: Prefix | None) -> Slots:
+    if prefix is None:
+        return state
+    return dataclasses.replace(state, cache=dataclasses.replace(state.cache, prefix=prefix))
 
 
 @jax.jit

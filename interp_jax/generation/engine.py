@@ -127,12 +127,13 @@ class Engine:
         budget = bucket(max(r.budget for r in queue))
         items = np.zeros(rows, np.int64)
         network = self._edited(items)
+        shared = None if prefix is None else prefix.prefix
         state = empty_slots(
-            network, rows, slots, budget, prefix=None if prefix is None else prefix.prefix,
+            network, rows, slots, budget, prefix=shared,
             seen=self.params.use_repetition_penalty,
             model_log_probs=self.params.with_model_log_prob,
             tape=empty_tape(network, rows, budget, self.keep),
-        )
+        ).without_prefix()
         self._count_cache(state, prefix)
         held: dict[int, Request] = {}
         told: dict[int, dict[str, int]] = {}
@@ -145,21 +146,21 @@ class Engine:
                     held[slot], items[slot] = request, request.item
                 if self.per_row is not None:
                     network = self._edited(items)
-                state, counts = self._admit(network, state, arriving)
+                state, counts = self._admit(network, state, shared, arriving)
                 told.update(counts)
             least = rows - refill_at + 1 if queue else 1
             least = min(least, len(held))
             limit = self.watch_every if self.watch is not None else np.iinfo(np.int32).max
             state, steps, busy = decode_chunk(
                 network, state, self.params, self.stop_tokens, self.role,
-                jnp.int32(limit), jnp.int32(least),
+                jnp.int32(limit), jnp.int32(least), shared,
             )
             self._count(int(steps), int(busy), rows, bool(queue))
             state, done = self._collect(state, held, told)
             self.stats.buckets[slots, rows] = self.stats.buckets.get((slots, rows), 0) + len(done)
             yield from done
 
-    def _admit(self, network, state, arriving):
+    def _admit(self, network, state, shared, arriving):
         """Runs prompts of like length together; returns the state and prompt counts."""
         groups: dict[int, list] = {}
         for slot, request in arriving:
@@ -177,7 +178,7 @@ class Engine:
                     pick[: len(part)] = [request.item for _, request in part]
                     edited = self._edited(pick)
                 arrivals = _arrivals(part, rows, width, state.rows)
-                state, tape = admit_rows(edited, state, arrivals)
+                state, tape = admit_rows(edited, state, arrivals, shared)
                 counts = {name: np.asarray(a) for name, a in tape.items()}
                 for index, (slot, _) in enumerate(part):
                     told[slot] = {name: int(a[index]) for name, a in counts.items()}

@@ -59,6 +59,10 @@ class Slots(struct.Struct):
         """Number of slots."""
         return self.token.shape[0]
 
+    def without_prefix(self) -> Slots:
+        """The same state, its shared prefix left to whoever else holds it."""
+        return dataclasses.replace(self, cache=dataclasses.replace(self.cache, prefix=None))
+
 
 def empty_slots(
     network: Decoder, rows: int, slots: int, budget: int, *, prefix: Prefix | None = None,

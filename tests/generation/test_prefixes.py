@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,16 @@ def test_cache_is_the_prefix_once_and_a_suffix_for_each_row():
     assert running.stats.cache_bytes == held + 4 * 16 * token
 
 
+def test_a_prefix_serves_many_runs_and_slot_sizes():
+    """Buffers that others hold are not given away: the second run and bucket find them whole."""
+    prefix = make_prefix(network(), TRACE)
+    asked = _sharing(prefix, CUTS)
+    longer = [dataclasses.replace(r, budget=r.budget + 40, item=100 + r.item) for r in asked]
+    first, second = (by_item(engine(), [*asked, *longer], prefix) for _ in range(2))
+    same(first, second)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(prefix.prefix))
+
+
 def test_decoding_does_not_tile_the_prefix():
     """Temporaries of the compiled loop stay below one copy of the prefix per row."""
     from interp_jax.generation.decode import decode_chunk
@@ -114,9 +126,10 @@ def test_decoding_does_not_tile_the_prefix():
 
     net, rows = network(), 16
     prefix = make_prefix(net, np.resize(TRACE, 250))
-    state = empty_slots(net, rows, 16, 16, prefix=prefix.prefix)
+    state = empty_slots(net, rows, 16, 16, prefix=prefix.prefix).without_prefix()
     numbers = (jnp.asarray([-1], jnp.int32), jnp.int8(0), jnp.int32(4), jnp.int32(1))
-    memory = decode_chunk.lower(net, state, WARM, *numbers).compile().memory_analysis()
+    lowered = decode_chunk.lower(net, state, WARM, *numbers, prefix.prefix)
+    memory = lowered.compile().memory_analysis()
     layer = prefix.nbytes / net.config.n_layers
     assert memory.temp_size_in_bytes < rows * layer / 2
 

@@ -34,10 +34,10 @@ def test_rows_are_busy_while_requests_wait(monkeypatch):
     events = []
     admit, decode = engine_module.admit_rows, engine_module.decode_chunk
 
-    def seen_admit(network, state, arrivals):
+    def seen_admit(network, state, arrivals, prefix):
         still = int(np.sum(np.asarray(state.active)))
         events.append(("admit", int(np.sum(np.asarray(arrivals.slot) < state.rows)), still))
-        return admit(network, state, arrivals)
+        return admit(network, state, arrivals, prefix)
 
     def seen_decode(*arguments):
         events.append(("decode", 0, 0))
