@@ -27,6 +27,18 @@ Examples:
   Find problems that the model solves sometimes.
     python scripts/thought_anchors.py --workdir=runs/screen --screen=200
 
+  With forced answers, resilience, and no more rollouts of a sentence than its accuracy needs.
+    python scripts/thought_anchors.py --workdir=runs/more --rollouts=100 --adaptive_width=0.2 \\
+        --forced_rollouts=16 --resilience_rounds=6
+
+  One part alone, on what the parts before it left there: base, rollouts, forced, score, labels,
+  white_box, report.
+    python scripts/thought_anchors.py --workdir=runs/demo --stage=white_box
+
+  The same parts on a trace in the released layout, which is only read.
+    python scripts/thought_anchors.py --workdir=runs/4682 --stage=score \\
+        --released=correct_base_solution/problem_4682
+
 The result is report.html in the workdir: one page, which opens without a network. A run that was
 stopped goes on when the same command is given again.
 """
@@ -46,8 +58,9 @@ def main() -> None:
     config = read_into_dataclass(ThoughtAnchorsConfig).resolved()
     setup()
     sizes = {
-        "model": config.model, "dtype": config.dtype, "rows": config.batch_size,
-        "new tokens": config.max_new_tokens, "rollouts per sentence": config.rollouts,
+        "stage": config.stage, "model": config.model, "dtype": config.dtype,
+        "rows": config.batch_size, "new tokens": config.max_new_tokens,
+        "rollouts per sentence": config.rollouts,
     }
     print(banner("Thought anchors", sizes=sizes, writes=config.workdir))
     if config.plan_only:
@@ -58,7 +71,9 @@ def main() -> None:
         print(run_screen(config).text())
         print(f"\nThe whole table is in {config.workdir}/screen.json")
         return
-    if config.trace is not None:
+    if config.released is not None:
+        print(f"Released trace: {config.released}\n")
+    elif config.trace is not None:
         print(f"Trace: {config.trace}\n")
     else:
         problem = chosen_problem(config)
@@ -67,7 +82,10 @@ def main() -> None:
     print()
     for line in result.facts:
         print(line)
-    print(f"\nOpen {result.report}")
+    if result.report is None:
+        print(f"\nStage {config.stage} is done; --stage=report shows what is in {config.workdir}")
+    else:
+        print(f"\nOpen {result.report}")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,15 @@ def trace_tokens(sample_tokens, finish: str) -> np.ndarray:
 
 def find_base_trace(
     lm: LanguageModel, problem: Problem, prompt: Prompt, config: ThoughtAnchorsConfig,
-    journal: Journal,
-) -> Trace:
+    journal: Journal, *, make: bool = True,
+) -> Trace | None:
     """The first try that ends by itself, has enough sentences, and answers as asked.
 
     Tries are numbered and each has its own key, so the choice does not depend on how many were
     made at once; every finished one is in the journal.
+
+    Args:
+        make: whether tries are made; without, None where the journal lacks the next one.
 
     Raises:
         UserError: none of `config.base_tries` will do; the message counts the reasons.
@@ -56,6 +59,8 @@ def find_base_trace(
     with Progress(config.base_tries, "base trace", unit="tries", start=len(seen),
                   log_every=config.log_every) as bar:
         while at < config.base_tries:
+            if at not in seen and not make:
+                return None
             if at not in seen:
                 wave = range(at, min(at + config.batch_size, config.base_tries))
                 todo = [number for number in wave if number not in seen]

@@ -1,4 +1,8 @@
-"""What a thought-anchors run is told: one frozen dataclass, from which the flags are derived."""
+"""What a thought-anchors run is told: one frozen dataclass, from which the flags are derived.
+
+Every optional part (forced answers, adaptive numbers, resilience) is off by default; `stage` runs
+one part alone on what is there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any, Literal
 
 from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.runtime.errors import UserError
+from interp_jax.studies.thought_anchors.answer_divergence import SMOOTHINGS
 from interp_jax.studies.thought_anchors.demo_problem import DEMO
 from interp_jax.studies.thought_anchors.rollout_pools import SIMILARITY_THRESHOLD
 from interp_jax.studies.thought_anchors.vertical import PROXIMITY, TOP_HEADS
@@ -30,6 +35,10 @@ SCREENED = (
     "family_relationships",
 )
 TRACE_SOURCES = ("prompt", "problems", "problem")
+CONTENT_THRESHOLD = 0.7
+"""Cosine from which a later sentence says the same again (Thought Branches, arXiv 2510.27484)."""
+
+Stage = Literal["all", "base", "rollouts", "forced", "score", "labels", "white_box", "report"]
 
 
 def _field(default: Any, help: str, **metadata: Any) -> Any:
@@ -38,6 +47,11 @@ def _field(default: Any, help: str, **metadata: Any) -> Any:
 
 def _speed(default: Any, help: str, **metadata: Any) -> Any:
     """A field that says where and how fast, and does not change results."""
+    return _field(default, help, affects_results=False, **metadata)
+
+
+def _of_labels(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of the labels, which can be made again by others: their file says who made them."""
     return _field(default, help, affects_results=False, **metadata)
 
 
@@ -52,6 +66,17 @@ class ThoughtAnchorsConfig:
     workdir: str = _speed(
         "runs/thought_anchors",
         "Folder that everything is written to. Run the same command again to go on there.",
+    )
+    stage: Stage = _speed(
+        "all",
+        "Which part is run, on the files that the parts before it left in the workdir: base trace, "
+        "rollouts, forced answers, scores, labels, the two methods that look inside the model, or "
+        "the report.",
+    )
+    released: str | None = _field(
+        None,
+        "Folder of one trace in the released layout. --stage=score, labels, white_box and report "
+        "read it (and what earlier stages left in the workdir) in place of a run's own files.",
     )
     model: str = _field(
         DEFAULT_MODEL, "Model to study: a packaged model, a folder, a .gguf file, or a hub id."
@@ -94,6 +119,34 @@ class ThoughtAnchorsConfig:
     max_sentences: int = _field(40, "Most sentences of a base trace.", minimum=1)
 
     rollouts: int = _field(32, "Rollouts for each sentence.", minimum=2)
+    adaptive_width: float | None = _field(
+        None,
+        "Stop the rollouts of a sentence as soon as the 95 % Wilson interval of its accuracy is "
+        "narrower than this. --rollouts is then the most that are made.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    adaptive_minimum: int = _field(
+        16, "Fewest rollouts of a sentence before it may stop early.", minimum=2
+    )
+    adaptive_round: int = _field(8, "Rollouts of a sentence between two looks.", minimum=1)
+    forced_rollouts: int = _field(
+        0,
+        "Forced answers at each boundary between sentences: the thinking is closed there and the "
+        "answer opened.",
+        minimum=0,
+    )
+    forced_lead_in: str | None = _field(
+        None,
+        "What a forced answer is opened with. Default: by the rule that reads answers. `reference` "
+        "is the published one, for boxed answers; any other text is taken as it is.",
+    )
+    forced_max_new_tokens: int = _field(24, "Most tokens of a forced answer.", minimum=1)
+    reference_compat: bool = _field(
+        False,
+        "Read as the published code does: the first box of trace and continuation is a forced "
+        "answer, also an unclosed one, and an answer `None` is an outcome of the KL.",
+    )
     temperature: float = _field(0.6, "Sampling temperature.", minimum=0.01)
     top_p: float = _field(
         0.95, "Share of probability that sampling is kept to.", minimum=0.01, maximum=1.0
@@ -106,6 +159,37 @@ class ThoughtAnchorsConfig:
         "Cosine below which another sentence counts as a different one.",
         minimum=-1.0,
         maximum=1.0,
+    )
+    smoothing: str = _field(
+        "jeffreys", "How counts of answers become the distributions of a KL.",
+        choices=tuple(SMOOTHINGS),
+    )
+    content_threshold: float = _field(
+        CONTENT_THRESHOLD,
+        "Cosine from which a later sentence of a rollout says the removed one's content again.",
+        minimum=-1.0,
+        maximum=1.0,
+    )
+    resilience_rounds: int = _field(
+        0,
+        "Most times that a sentence is removed again where its content comes back; 0 leaves "
+        "resilience out.",
+        minimum=0,
+    )
+    resilience_chains: int = _field(
+        8, "Rollouts of each sentence that resilience is measured on.", minimum=1
+    )
+    labels: Literal["none", "rules", "endpoint", "local"] = _of_labels(
+        "rules",
+        "Who labels sentences: nobody, fixed rules, a model behind an OpenAI-compatible endpoint, "
+        "or a model loaded here.",
+    )
+    judge_model: str | None = _of_labels(
+        None, "The labelling model: as its endpoint names it, or as --model does for a local one."
+    )
+    judge_url: str = _of_labels("https://api.openai.com/v1", "Address of the endpoint.")
+    judge_key_variable: str | None = _of_labels(
+        "OPENAI_API_KEY", "Environment variable that holds the endpoint's key; none if it has none."
     )
     proximity: int = _field(
         PROXIMITY, "Sentences nearer than this are left out of the receiver heads' score.",
@@ -167,6 +251,31 @@ class ThoughtAnchorsConfig:
             )
         if self.screen and not self.screen_datasets:
             raise _wrong("--screen without --screen_datasets", "at least one generator")
+        if self.released is not None and (given or self.trace is not None or self.screen):
+            other = given[0] if given else "trace" if self.trace is not None else "screen"
+            raise _wrong(f"--released with --{other}", "one of the two")
+        if self.released is not None and self.stage in ("base", "rollouts", "forced"):
+            raise _wrong(
+                f"--stage={self.stage} with --released",
+                "--stage=score, labels, white_box or report: a released trace is not continued",
+            )
+        if self.released is not None and self.plan_only:
+            raise _wrong("--plan_only with --released", "one of the two")
+        if self.trace is not None and self.stage in ("base", "rollouts", "forced", "score"):
+            raise _wrong(
+                f"--stage={self.stage} with --trace",
+                "--stage=labels, white_box or report: a given trace is not continued",
+            )
+        if self.stage == "forced" and not self.forced_rollouts:
+            raise _wrong("--stage=forced with --forced_rollouts=0", "at least one of them")
+        if self.stage == "labels" and self.labels == "none":
+            raise _wrong("--stage=labels with --labels=none", "somebody to label")
+        if self.labels in ("endpoint", "local") and self.judge_model is None:
+            raise _wrong(f"--labels={self.labels} without --judge_model", "the labelling model")
+        if self.smoothing not in SMOOTHINGS:
+            raise _wrong(f"--smoothing={self.smoothing}", "one of " + ", ".join(SMOOTHINGS))
+        if self.forced_lead_in is not None and not self.forced_lead_in.strip():
+            raise _wrong("a blank --forced_lead_in", "some words, or none for the default")
         if self.rule is not None and self.rule not in ANSWER_RULES:
             raise _wrong(f"--rule={self.rule}", "one of " + ", ".join(ANSWER_RULES))
 
@@ -178,7 +287,8 @@ class ThoughtAnchorsConfig:
     def resolved(self) -> ThoughtAnchorsConfig:
         """The config that is run and written down: the demo's problem named, smoke sizes in."""
         config = self
-        if config.trace is None and not any(getattr(config, n) for n in TRACE_SOURCES):
+        given = (*TRACE_SOURCES, "trace", "released")
+        if all(getattr(config, name) is None for name in given):
             config = dataclasses.replace(config, problem=DEMO.spec)
         if config.smoke:
             config = dataclasses.replace(
@@ -187,6 +297,9 @@ class ThoughtAnchorsConfig:
                 base_tries=min(config.base_tries, 4),
                 min_sentences=min(config.min_sentences, 2),
                 rollouts=min(config.rollouts, 2),
+                forced_rollouts=min(config.forced_rollouts, 2),
+                resilience_rounds=min(config.resilience_rounds, 2),
+                resilience_chains=min(config.resilience_chains, 2),
                 max_new_tokens=min(config.max_new_tokens, 48),
                 batch_size=min(config.batch_size, 4),
                 screen=min(config.screen, 4),

@@ -105,7 +105,8 @@ def sentence_importance(
             the "present" side of the last sentence, which otherwise gets zeros.
         config: choices; None for the defaults.
         sentences: N; pools from N on give no record. Default: every pool gives one.
-        forced: forced-answer rollouts by index (thinking closed after S_i), if made.
+        forced: forced answers by boundary, if made: thinking closed before S_i; index N: after the
+            last sentence.
 
     Returns:
         One record per index with rollouts, in order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from interp_jax.studies.thought_anchors.asking import Trace
+from interp_jax.studies.thought_anchors.branches import Absence, Resilience
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
 from interp_jax.studies.thought_anchors.demo_problem import DEMO
+from interp_jax.studies.thought_anchors.forced import ForcedAnswers
 from interp_jax.studies.thought_anchors.importance import SentenceImportance
 from interp_jax.studies.thought_anchors.intervals import wilson_interval
+from interp_jax.studies.thought_anchors.labels.labels import Labels
+from interp_jax.studies.thought_anchors.labels.taxonomy import BY_NAME
 from interp_jax.studies.thought_anchors.normalise import (
     distance_profile,
     normalise_suppression,
@@ -33,6 +38,10 @@ _MEASURES = {
     "counterfactual_accuracy": "counterfactual_importance_accuracy",
     "counterfactual_kl": "counterfactual_importance_kl",
 }
+_FORCED = {
+    "forced_accuracy": "forced_importance_accuracy",
+    "forced_kl": "forced_importance_kl",
+}
 
 # A source that equals the null's 95 % point does not clear it, whatever the rounding.
 _TIE = 1e-9
@@ -40,14 +49,25 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Findings:
-    """All results of a run; parts that were not measured are None."""
+    """All results of a run; parts that were not measured are None.
+
+    `normalised` is a suppression matrix, target by source, of which only the normalised form is
+    known (released files).
+    """
 
     problem: Problem | None
     trace: Trace
-    rollouts: Rollouts | None
-    scores: Scores | None
-    receiver: ReceiverHeads | None
-    suppression: Suppression
+    rollouts: Rollouts | None = None
+    scores: Scores | None = None
+    receiver: ReceiverHeads | None = None
+    suppression: Suppression | None = None
+    forced: ForcedAnswers | None = None
+    labels: Labels | None = None
+    normalised: np.ndarray | None = None
+
+    def with_parts(self, **parts: Any) -> Findings:
+        """The same with further parts."""
+        return dataclasses.replace(self, **parts)
 
 
 def report_parts(found: Findings, config: ThoughtAnchorsConfig) -> dict[str, Any]:
@@ -57,28 +77,47 @@ def report_parts(found: Findings, config: ThoughtAnchorsConfig) -> dict[str, Any
     parts = {
         "title": f"Which sentence mattered? {what}",
         "problem": None if problem is None else _problem(problem, found, config),
-        "trace": _trace(trace, problem),
-        "receiver": _receiver(found.receiver, len(trace.sentences)),
-        "suppression": _suppression(found.suppression, config.seed),
+        "trace": trace_part(trace, problem, found.labels),
+        "receiver": _receiver(found, len(trace.sentences)),
+        "suppression": _suppression(found, config.seed),
         "notes": notes(found, config),
     }
-    if found.rollouts is None or found.scores is None:
+    if problem is None:
         why = "This trace was given as a text; the model did not write it, so it is not continued."
         return parts | {"resampling": {"not_shown": why}}
+    if found.rollouts is None:
+        return parts
     rollouts = found.rollouts
+    parts["rollouts"] = {
+        "per_sentence": config.rollouts, "unfinished_share": rollouts.unfinished_share,
+        "unanswered_share": rollouts.unanswered_share, "temperature": config.temperature,
+        "top_p": config.top_p, "max_new_tokens": config.max_new_tokens,
+        "similarity_threshold": config.similarity_threshold,
+    }
+    if found.scores is None:
+        why = "The rollouts are there, but they have not been scored: run --stage=score."
+        return parts | {"resampling": {"not_shown": why}}
     return parts | {
-        "rollouts": {
-            "per_sentence": config.rollouts, "unfinished_share": rollouts.unfinished_share,
-            "unanswered_share": rollouts.unanswered_share, "temperature": config.temperature,
-            "top_p": config.top_p, "max_new_tokens": config.max_new_tokens,
-            "similarity_threshold": config.similarity_threshold,
-        },
-        "resampling": [
-            _resampling(one, rollouts.by_sentence[one.chunk_idx], found.scores.cosines[i])
-            for i, one in enumerate(found.scores.importance)
-        ],
+        "resampling": resampling_part(
+            found.scores, rollouts.by_sentence, len(trace.sentences)
+        ),
         "sentence_matrix": found.scores.matrix.matrix,
     }
+
+
+def resampling_part(
+    scores: Scores, rollouts: Mapping[int, tuple[Rollout, ...]], count: int
+) -> list[dict[str, Any]]:
+    """One entry for each of `count` sentences; those without rollouts have nothing in theirs."""
+    absent = {one.chunk_idx: one for one in scores.absences}
+    resilient = {one.chunk_idx: one for one in scores.resilience}
+    entries: list[dict[str, Any]] = [{"n": 0, "answers": {}} for _ in range(count)]
+    for one in scores.importance:
+        index = one.chunk_idx
+        entry = _resampling(one, rollouts[index], scores.cosines[index], scores.forced)
+        entry["content"] = _content(absent.get(index), resilient.get(index))
+        entries[index] = entry
+    return entries
 
 
 def notes(found: Findings, config: ThoughtAnchorsConfig) -> list[str]:
@@ -94,7 +133,9 @@ def notes(found: Findings, config: ThoughtAnchorsConfig) -> list[str]:
     if rollouts is not None:
         lines.append("A rollout that ran into its budget counts as having no answer.")
         answers = collections.Counter(r.answer for r in rollouts.all if r.answer)
-        if not answers:
+        if not rollouts.all:
+            pass
+        elif not answers:
             lines.append("No rollout gave an answer, so no effect on answers can be shown.")
         elif len(answers) == 1:
             lines.append(
@@ -105,14 +146,35 @@ def notes(found: Findings, config: ThoughtAnchorsConfig) -> list[str]:
             lines.append(
                 "No rollout was right: accuracy cannot move, and only the KL of answers can."
             )
+        if config.adaptive_width is not None:
+            lines.append(rollouts.saved(config))
+    if found.forced is not None:
+        lines.append(
+            f"Forced answers: {found.forced.unanswered_share:.1%} gave no complete answer within "
+            f"{config.forced_max_new_tokens} tokens."
+        )
+    if found.scores is not None and found.scores.absences:
+        lines.append(
+            "A rollout is without a sentence's content if none of its own sentences comes within "
+            f"cosine {config.content_threshold:g} of it."
+        )
+    if found.labels is not None:
+        lines.append(f"Labels of sentences are by {found.labels.by}.")
     if found.trace.finish == "length":
         lines.append("The base trace ran into its budget and does not end by itself.")
+    if found.suppression is None and found.normalised is None:
+        return lines
     lines.append(
         "Attention suppression compares exact distributions over the whole vocabulary at "
         "temperature 0.6. What distance alone predicts is the mean after shuffling sources among "
         "pairs at the same distance; its intervals are as wide as that shuffle's 95 % point."
+        if found.suppression is not None else
+        "The suppression matrix is the released one, of another model and another way of "
+        "comparing distributions; what distance alone predicts is computed here."
     )
-    keyless = np.flatnonzero(found.suppression.keyless)
+    keyless = np.zeros(0)
+    if found.suppression is not None:
+        keyless = np.flatnonzero(found.suppression.keyless)
     if keyless.size:
         lines.append(
             f"Hiding sentence {keyless[0]} leaves some of its own tokens with nothing to attend to."
@@ -137,16 +199,30 @@ def _problem(problem: Problem, found: Findings, config: ThoughtAnchorsConfig) ->
     }
 
 
-def _trace(trace: Trace, problem: Problem | None) -> dict[str, Any]:
+def trace_part(
+    trace: Trace, problem: Problem | None, labels: Labels | None
+) -> dict[str, Any]:
+    """The trace with its sentences, their tags and what they build on."""
     known = problem is not None and (problem.answer is not None or problem.score is not None)
+    tags = sorted(set(labels.main), key=list(BY_NAME).index) if labels is not None else []
     return {
         "text": trace.text,
         "answer": (problem.extract(trace.text) or None) if problem is not None else None,
         "is_correct": is_right(problem, trace.text, trace) if known else None,
+        "tags": [
+            {
+                "name": name, "words": name.replace("_", " "), "short": BY_NAME[name].short,
+                "meaning": BY_NAME[name].meaning, "colour": BY_NAME[name].colour,
+            }
+            for name in tags
+        ],
         "sentences": [
             {
                 "index": index, "text": sentence.text, "start": sentence.start,
-                "end": sentence.end, "tokens": int(span[1] - span[0]), "label": None,
+                "end": sentence.end,
+                "tokens": int(span[1] - span[0]) if len(trace.tokens) else None,
+                "label": None if labels is None else labels.main[index],
+                "depends_on": None if labels is None else list(labels.depends_on[index]),
             }
             for index, (sentence, span) in enumerate(
                 zip(trace.sentences, trace.ranges, strict=True)
@@ -156,7 +232,7 @@ def _trace(trace: Trace, problem: Problem | None) -> dict[str, Any]:
 
 
 def _resampling(
-    one: SentenceImportance, rollouts: tuple[Rollout, ...], cosines: np.ndarray
+    one: SentenceImportance, rollouts: tuple[Rollout, ...], cosines: np.ndarray, forced: bool
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "n": len(rollouts),
@@ -174,9 +250,9 @@ def _resampling(
         ],
     }
     # The last sentence has no next one to be compared with.
-    for name, field in _MEASURES.items():
+    for name, field in (_MEASURES | (_FORCED if forced else {})).items():
         estimate: Estimate = getattr(one, field)
-        if one.next_index is None or not one.kept:
+        if name in _MEASURES and (one.next_index is None or not one.kept):
             estimate = Estimate(float("nan"))
         entry[name], entry[f"{name}_interval"] = estimate.value, _interval(estimate)
         if name.endswith("kl"):
@@ -184,9 +260,28 @@ def _resampling(
     return entry
 
 
-def _receiver(receiver: ReceiverHeads | None, sentences: int) -> dict[str, Any]:
+def _content(absent: Absence | None, resilient: Resilience | None) -> dict[str, Any] | None:
+    """CF++ and resilience of a sentence."""
+    if absent is None:
+        return None
+    entry: dict[str, Any] = {"absent": absent.absent, "present": absent.present}
+    for name in ("absent_fraction", "accuracy", "kl", "log_odds"):
+        estimate: Estimate = getattr(absent, name)
+        entry[name], entry[f"{name}_interval"] = estimate.value, _interval(estimate)
+    if resilient is not None:
+        entry |= {
+            "resilience": resilient.mean, "stayed_out": resilient.stayed_fraction,
+            "chains": len(resilient.removals),
+        }
+    return entry
+
+
+def _receiver(found: Findings, sentences: int) -> dict[str, Any] | None:
+    receiver = found.receiver
     if receiver is None:
-        return {"not_shown": too_short(sentences)}
+        short = too_short(sentences)
+        # Long enough, so it has not been looked at yet.
+        return None if short is None else {"not_shown": short}
     return {
         "heads": [
             {"layer": layer, "head": head, "kurtosis": float(receiver.kurtosis[layer, head])}
@@ -196,12 +291,15 @@ def _receiver(receiver: ReceiverHeads | None, sentences: int) -> dict[str, Any]:
     }
 
 
-def _suppression(suppression: Suppression, seed: int) -> dict[str, Any]:
-    matrix = normalise_suppression(suppression.effects)
+def _suppression(found: Findings, seed: int) -> dict[str, Any] | None:
+    effects = None if found.suppression is None else found.suppression.effects
+    if effects is None and found.normalised is None:
+        return None
+    matrix = found.normalised if effects is None else normalise_suppression(effects)
     size = len(matrix)
     if size < 2:
         return {"not_shown": "A single sentence has no later one to disturb."}
-    raw = np.where(np.isfinite(matrix), suppression.effects, np.nan)
+    raw = None if effects is None else np.where(np.isfinite(matrix), effects, np.nan)
     profile, outgoing = distance_profile(matrix), source_importance(matrix)
     null = shuffled_source_null(matrix, seed=seed)
     # As wide as the null: an interval that clears the expected value is one whose source lies
@@ -213,7 +311,7 @@ def _suppression(suppression: Suppression, seed: int) -> dict[str, Any]:
             [value - width, value + width] if np.isfinite(value) and width >= 0 else None
             for value, width in zip(outgoing.tolist(), half.tolist(), strict=True)
         ],
-        "distance_profile": profile[1:], "mode": "exact",
+        "distance_profile": profile[1:], "mode": "exact" if effects is not None else "released",
         "control": {"outgoing": null.mean, "explained": _explained(matrix, profile)},
     }
 
@@ -236,7 +334,7 @@ def _interval(estimate: Estimate) -> list[float] | None:
 def scalars(found: Findings) -> Mapping[str, float]:
     """The numbers that sum up a run."""
     values: dict[str, float] = {"sentences": len(found.trace.sentences)}
-    if found.rollouts is not None and found.scores is not None:
+    if found.rollouts is not None and found.scores is not None and found.scores.importance:
         kl = [one.resampling_importance_kl.value for one in found.scores.importance]
         values |= {
             "rollouts/unfinished_share": found.rollouts.unfinished_share,

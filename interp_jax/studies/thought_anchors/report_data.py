@@ -4,7 +4,7 @@
 a number's place). "interval" is `[low, high]`. N is the number of sentences.
 
     title       string
-    model       {id, weights, dtype: strings; layers, heads: integers}
+    model       {id, weights, dtype: strings; layers, heads: integers | null}
     run         {seed, versions: {name: version}, device, tokens_generated, seconds,
                 tokens_per_second, compilations, date, config: {name: anything}};
                 every entry may be left out
@@ -12,7 +12,9 @@ a number's place). "interval" is `[low, high]`. N is the number of sentences.
                 correct_answers: [normalised answers graded correct], left out = [answer],
                 screen: {candidates, accuracy, interval, n, chosen_by} | null}
     trace       {text, answer | null, is_correct | null,
-                sentences: N of {text, start, end, tokens | null, label | null, index = place}};
+                sentences: N of {text, start, end, tokens | null, label | null, index = place,
+                depends_on: [earlier sentences] | null},
+                tags = []: of every label [{name, words, short, meaning, colour "#rrggbb"}]};
                 text[start:end] is the sentence, up to white space, counted in characters
     rollouts    null, or {per_sentence, unfinished_share, unanswered_share, temperature, top_p,
                 max_new_tokens, similarity_threshold = 0.8}
@@ -21,10 +23,14 @@ a number's place). "interval" is `[low, high]`. N is the number of sentences.
                  accuracy, interval; resampling_accuracy, resampling_kl,
                  counterfactual_accuracy, counterfactual_kl (nats); each may have
                  NAME_interval, and the KLs NAME_null: the 95th percentile of split halves;
+                 forced_accuracy, forced_kl: the same, left out without forced answers;
                  different_trajectories, overdeterminedness: shares;
+                 content: null, left out, or {absent, present: counts; absent_fraction, accuracy,
+                 kl, log_odds, each with NAME_interval; resilience, stayed_out, chains}: CF++ and
+                 resilience, whose positive accuracy means that the content helps;
                  alternatives: [{text, similarity, answer, is_correct}, each but text | null]}
-                Every number may be null. Signs are the paper's: a positive resampling_accuracy
-                and a NEGATIVE counterfactual_accuracy mean that the sentence helps.
+                Every number may be null. Signs are the paper's: a positive resampling_accuracy or
+                forced_accuracy and a NEGATIVE counterfactual_accuracy mean that the sentence helps.
     sentence_matrix  null, or M[source][target], [N][N], null where undefined
     receiver    null, {not_shown: reason}, or
                 {heads: [{layer, head, kurtosis}], scores: [N] | null,
@@ -40,6 +46,7 @@ a number's place). "interval" is `[low, high]`. N is the number of sentences.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +58,13 @@ MEASURES = (
     "resampling_kl",
     "counterfactual_accuracy",
     "counterfactual_kl",
+    "forced_accuracy",
+    "forced_kl",
 )
+CONTENT = {
+    "absent_fraction": (0, 1), "accuracy": (-1, 1), "kl": (0, None), "log_odds": (None, None),
+}
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _ADVICE = "see interp_jax.studies.thought_anchors.report_data for the layout"
 
 
@@ -68,8 +81,9 @@ def check(data: Mapping[str, Any]) -> dict[str, Any]:
     model = _mapping(report.get("model"), "model")
     for name in ("id", "weights", "dtype"):
         _string(model, name, "model")
+    unknown = model["weights"] == ""  # of a released trace nothing is known but a name
     for name in ("layers", "heads"):
-        _number(model.get(name), f"model.{name}", low=1)
+        _number(model.setdefault(name, None), f"model.{name}", low=1, optional=unknown)
     _mapping(report.setdefault("run", {}), "run")
     _check_problem(report.setdefault("problem", None))
     count = _check_trace(report.get("trace"))
@@ -135,7 +149,17 @@ def _check_trace(trace: Any) -> int:
                 "the trace's own text between start and end",
             )
         sentence.setdefault("label", None)
+        for link in sentence.setdefault("depends_on", None) or []:
+            if type(link) is not int or not 0 <= link < index:
+                raise _wrong(f"{where}.depends_on with {link!r}", "earlier sentences")
         end = span[1]
+    for place, tag in enumerate(_list(trace.setdefault("tags", []), "trace.tags")):
+        where = f"trace.tags[{place}]"
+        for name in ("name", "words", "short", "meaning", "colour"):
+            _string(_mapping(tag, where), name, where)
+        # It goes into a style, where no other text may.
+        if not _COLOUR.fullmatch(tag["colour"]):
+            raise _wrong(f"{where}.colour = {_brief(tag['colour'])}", "#rrggbb")
     trace.setdefault("answer", None)
     trace.setdefault("is_correct", None)
     return len(sentences)
@@ -157,13 +181,17 @@ def _check_resampling(resampling: Any, count: int) -> None:
                 "at most one answer for each rollout",
             )
         for name in ("accuracy", "different_trajectories", "overdeterminedness"):
-            _number(entry.get(name), f"{where}.{name}", low=0, high=1, optional=True)
-        _interval(entry.get("interval"), f"{where}.interval")
+            _number(entry.setdefault(name, None), f"{where}.{name}", low=0, high=1, optional=True)
+        _interval(entry.setdefault("interval", None), f"{where}.interval")
         for name in MEASURES:
             low = 0 if name.endswith("kl") else -1
             _number(entry.get(name), f"{where}.{name}", low=low, optional=True)
             _interval(entry.get(f"{name}_interval"), f"{where}.{name}_interval")
             _number(entry.get(f"{name}_null"), f"{where}.{name}_null", optional=True)
+        content = entry.setdefault("content", None)
+        for name, (low, high) in CONTENT.items() if content is not None else ():
+            _number(content.get(name), f"{where}.content.{name}", low=low, high=high, optional=True)
+            _interval(content.get(f"{name}_interval"), f"{where}.content.{name}_interval")
         for place, other in enumerate(_list(entry.setdefault("alternatives", []), where)):
             where_other = f"{where}.alternatives[{place}]"
             _string(_mapping(other, where_other), "text", where_other)

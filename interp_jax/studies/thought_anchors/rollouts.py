@@ -1,36 +1,34 @@
 """Rollouts: for every sentence, continuations of the trace cut before it.
 
 Those of sentence i are the condition "S_i absent" (arXiv 2506.19143, resampling): the model
-writes its own i-th sentence and goes on. Prompt and trace are run once; every rollout continues
-a slice of that one cache, cut at the token where its sentence begins. All rollouts of all
-sentences wait in one queue, and each is in the journal as soon as its batch hands it over.
+writes its own i-th sentence and goes on, from the token where that sentence begins (`sampling`).
+All rollouts of all sentences wait in one queue; with adaptive numbers, those of one round.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from interp_jax.generation.language_model import LanguageModel
-from interp_jax.generation.prefixes import at_cut
-from interp_jax.generation.prompts import Prompt
-from interp_jax.generation.requests import Request, Stats
-from interp_jax.runtime.errors import UserError
+from interp_jax.generation.requests import Stats
 from interp_jax.runtime.journal import Journal
 from interp_jax.runtime.keys import fold, root_key
 from interp_jax.runtime.metrics import MetricWriter
-from interp_jax.runtime.progress import Progress
+from interp_jax.studies.thought_anchors.adaptive import StoppingRule
 from interp_jax.studies.thought_anchors.asking import Trace
-from interp_jax.studies.thought_anchors.base_trace import sampler, trace_tokens
+from interp_jax.studies.thought_anchors.base_trace import trace_tokens
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
 from interp_jax.studies.thought_anchors.problems import Problem
+from interp_jax.studies.thought_anchors.sampling import (
+    Continuation,
+    TraceSampler,
+    samples_in,
+)
 from interp_jax.text.sentences import split_sentences
-
-_SESSION = "session/"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Rollouts:
     """All rollouts of a trace.
 
     Attributes:
-        by_sentence: n rollouts for each sentence, in the order of their numbers.
+        by_sentence: rollouts of each sentence, in the order of their numbers.
         tokens, seconds: sampled in THIS run, and how long that took.
         remade: at most so many rollouts had been begun by an interrupted run and were made again.
         stats: what the engine did in this run.
@@ -88,82 +86,78 @@ class Rollouts:
         """Share without an answer, the unfinished ones included."""
         return float(np.mean([not rollout.answer for rollout in self.all]))
 
+    def saved(self, config: ThoughtAnchorsConfig) -> str:
+        """What stopping early saved, in a sentence."""
+        sizes = [len(own) for own in self.by_sentence.values()]
+        early = sum(size < config.rollouts for size in sizes)
+        return (
+            f"{early} of {len(sizes)} sentences stopped before {config.rollouts} rollouts, once "
+            f"the 95 % interval of their accuracy was narrower than {config.adaptive_width:g}: "
+            f"{sum(sizes)} of {config.rollouts * len(sizes)} were made, {min(sizes)} to "
+            f"{max(sizes)} for each sentence."
+        )
+
 
 def make_rollouts(
     lm: LanguageModel, problem: Problem, trace: Trace, config: ThoughtAnchorsConfig,
     journal: Journal, writer: MetricWriter,
 ) -> Rollouts:
-    """Makes what the journal lacks of n rollouts per sentence, and reads all of them.
+    """Makes what the journal lacks of the rollouts of every sentence, and reads all of them.
+
+    There are `config.rollouts` of each, or fewer where `config.adaptive_width` lets a sentence
+    stop (`adaptive`).
 
     Raises:
         UserError: prompt, trace and budget are longer than the network's context.
     """
-    wanted = [
-        (index, number)
-        for index in range(len(trace.sentences))
-        for number in range(config.rollouts)
-    ]
-    todo = [pair for pair in wanted if _id(*pair) not in journal]
-    remade = _begun_before(journal, len(todo))
-    if remade:
-        print(
-            f"Going on after {len(wanted) - len(todo)} of {len(wanted)} rollouts; at most "
-            f"{remade} that were under way are made again (a batch is {config.batch_size})."
-        )
-    engine = sampler(lm, config)
-    made, began = 0, time.monotonic()
-    if todo:
-        sessions = sum(name.startswith(_SESSION) for name in journal.done)
-        journal.append(
-            f"{_SESSION}{sessions}", {"batch": config.batch_size, "done": len(wanted) - len(todo)}
-        )
-        made = _sample(lm, engine, trace, todo, len(wanted), config, journal, writer)
-    seconds = time.monotonic() - began
-    records = {name: record for name, record in journal.records() if not name.startswith(_SESSION)}
-    reader = Reader(lm, problem, trace)
-    by_sentence = {
-        index: tuple(
-            reader(index, records[_id(index, number)]) for number in range(config.rollouts)
-        )
-        for index in range(len(trace.sentences))
-    }
-    return Rollouts(by_sentence, made, seconds, remade, engine.stats)
+    made = TraceSampler(lm, trace, config, journal, writer)
+    reader, key = Reader(lm, problem, trace), root_key(config.seed)
+    known: dict[str, Rollout] = {}
+    total = config.rollouts * len(trace.sentences)
+    while True:
+        wanted, by_sentence = _state(reader, config, journal, known)
+        lacking = {
+            _id(index, number): Continuation(
+                int(trace.spans[index, 0]), fold(key, "rollout", index, number),
+                config.max_new_tokens,
+            )
+            for index, count in wanted.items()
+            for number in range(count)
+            if _id(index, number) not in journal
+        }
+        if not lacking:
+            return Rollouts(
+                by_sentence, made.tokens, made.seconds, made.remade, made.engine.stats
+            )
+        made.sample(lacking, total)
 
 
-def _sample(lm, engine, trace, todo, total, config, journal, writer) -> int:
-    """Samples what is to do; returns the number of tokens."""
-    whole = Prompt(trace.ids, trace.roles)
-    context = lm.network.config.max_context
-    if len(whole.ids) >= context:
-        raise UserError(
-            found=f"a prompt and trace of {len(whole.ids)} tokens",
-            expected=f"fewer than {context}, the context of the network",
-            do="take a shorter problem or trace",
-        )
-    prefix = lm.prefix(whole)
-    key, requests = root_key(config.seed), []
-    for item, (index, number) in enumerate(todo):
-        tokens, own_roles, cut = at_cut(prefix, int(trace.spans[index, 0]))
-        requests.append(
-            Request(tokens, fold(key, "rollout", index, number),
-                    min(config.max_new_tokens, context - cut - 1), own_roles, cut, item)
-        )
-    made = unfinished = 0
-    done = total - len(todo)
-    with Progress(total, "rollouts", unit="rollouts", start=done,
-                  log_every=config.log_every) as bar:
-        for count, sample in enumerate(engine.run(requests, prefix), start=1):
-            record = {"tokens": sample.tokens.tolist(), "finish": sample.finish}
-            journal.append(_id(*todo[sample.item]), record)
-            made += len(sample.tokens)
-            unfinished += sample.finish != "stop"
-            bar.update(1, unfinished=f"{unfinished / count:.0%}")
-            if count % config.batch_size == 0 or count == len(todo):
-                values = {"rollouts/tokens": made, "rollouts/unfinished_share": unfinished / count}
-                if engine.stats.busy_while_waiting is not None:
-                    values["rollouts/busy_rows_while_waiting"] = engine.stats.busy_while_waiting
-                writer.scalars(done + count, values)
-    return made
+def read_rollouts(
+    lm: LanguageModel, problem: Problem, trace: Trace, config: ThoughtAnchorsConfig,
+    journal: Journal,
+) -> Rollouts | None:
+    """The rollouts in a journal, or None while some that are wanted are not there."""
+    wanted, by_sentence = _state(Reader(lm, problem, trace), config, journal, {})
+    if any(len(by_sentence[index]) < count for index, count in wanted.items()):
+        return None
+    return Rollouts(by_sentence, 0, 0.0, 0, Stats())
+
+
+def _state(
+    reader: Reader, config: ThoughtAnchorsConfig, journal: Journal, known: dict[str, Rollout]
+) -> tuple[dict[int, int], dict[int, tuple[Rollout, ...]]]:
+    """How many rollouts each sentence is to have, and those of them that are there, in order."""
+    rule, records = StoppingRule.of(config), samples_in(journal)
+    wanted, by_sentence = {}, {}
+    for index in range(len(reader.trace.sentences)):
+        own: list[Rollout] = []
+        while (record := records.get(name := _id(index, len(own)))) is not None:
+            if name not in known:
+                known[name] = reader(index, record)
+            own.append(known[name])
+        wanted[index] = rule.wanted([r.correct if r.answer else None for r in own])
+        by_sentence[index] = tuple(own[: wanted[index]])
+    return wanted, by_sentence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,9 +194,3 @@ def is_right(problem: Problem, completion: str, trace: Trace) -> bool:
 
 def _id(index: int, number: int) -> str:
     return f"{index}/{number}"
-
-
-def _begun_before(journal: Journal, todo: int) -> int:
-    """How many rollouts an earlier run may have begun and not finished."""
-    sessions = [record for name, record in journal.records() if name.startswith(_SESSION)]
-    return min(sessions[-1]["batch"], todo) if sessions else 0

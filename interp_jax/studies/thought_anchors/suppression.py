@@ -1,11 +1,11 @@
 """The attention-suppression matrix (arXiv 2506.19143): hide a sentence, see what changes.
 
 For a source sentence, attention to its tokens is taken away in all layers and heads and from all
-queries. At every later position the next-token distribution at temperature 0.6 is compared with
-the baseline's by the exact KL over the whole vocabulary. Several sources are rows of one batch,
-and the baseline is one more row of it: it goes through the same program, so a position that
-cannot see the source has the very same bits and a KL of exactly zero. Logits exist for a few
-positions at a time, and what leaves the device is one number for each pair of sentences.
+queries, its own tokens too. At every later position the next-token distribution at temperature
+0.6 is compared with the baseline's by the exact KL over the whole vocabulary, and averaged as
+ln(KL + 1e-9) over each later sentence. Tokens before a source are never run again
+(`suppression_suffix`), logits exist for a few positions at a time (`kl`), and what leaves the
+device is one number for each pair of sentences.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from interp_jax.interventions.run import require_touched
-from interp_jax.interventions.verbs import read, suppress_attention
-from interp_jax.interventions.where import Where
-from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder
-from interp_jax.models.layers import softcap, wide
 from interp_jax.studies.thought_anchors.asking import Trace
-from interp_jax.studies.thought_anchors.trace_batch import trace_batch
+from interp_jax.studies.thought_anchors.kl import EXACT, Comparison, compared_streams
+from interp_jax.studies.thought_anchors.suppression_compat import NucleusKL
+from interp_jax.studies.thought_anchors.suppression_suffix import (
+    Group,
+    Recompute,
+    compact,
+    compare_group,
+    edited_streams,
+    require_options,
+    rows_per_call,
+    shared_prefix,
+    suffix_batch,
+    suffix_groups,
+)
 
 TEMPERATURE = 0.6
 EPSILON = 1e-9
-FLOOR = float(np.log(EPSILON))
-"""ln(EPSILON) = -20.7233: the cell of a source that changes nothing."""
+FLOOR = float(np.log(np.float32(EPSILON)))
+"""ln(EPSILON) = -20.7233 in float32: the cell of a source that changes nothing."""
 
 SOURCES_AT_ONCE = 8
-_POSITIONS = 8  # whose logits exist at once; every length bucket is a multiple
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class Suppression:
 
     Attributes:
         effects: E, float64 [S, S], target by source: mean over the target's tokens of
-            ln(KL + 1e-9), KL in nats. Cells of targets before the source are `FLOOR`.
+            ln(KL + 1e-9), KL in nats (of KL itself with `log=False`). Cells of targets before
+            the source are exactly `FLOOR` (0).
         keyless: int [S]; (query, head) pairs, summed over layers, that lost every key they had.
     """
 
@@ -53,122 +62,104 @@ class Suppression:
 def suppression_effects(
     network: Decoder, trace: Trace, *, temperature: float = TEMPERATURE,
     at_once: int = SOURCES_AT_ONCE, on_progress: Callable[[int], None] | None = None,
+    recompute: Recompute = "suffix", layers: tuple[int, ...] | None = None,
+    heads: tuple[int, ...] | None = None, first_tokens: int | None = None, log: bool = True,
+    reference_compat: bool = False, allow_untouched: bool = False,
 ) -> Suppression:
-    """E of a trace, with every sentence as the source once; one compilation for all of them.
+    """E of a trace, with every sentence as the source once.
+
+    A few programs are compiled: at most `MOST_GROUPS` lengths, two programs for each.
 
     Args:
-        at_once: sources in a batch, besides the baseline.
-        on_progress: called after each batch with the number of sources it did.
+        network: on a CPU best in the scanned layout; an unrolled one is copied into it first.
+        temperature: of both distributions.
+        at_once: rows in a batch at most; also how many sources are compared in one step.
+        on_progress: called after each step with the number of sources it did.
+        recompute: `suffix` runs each source from a little before its own start; `full` runs the
+            whole trace for each one, and gives the same numbers.
+        layers, heads: where attention is taken away; None for all. Heads are the same in all
+            these layers.
+        first_tokens: only so many tokens of each target count; None for all.
+        log: whether ln(KL + 1e-9) is averaged, or KL.
+        reference_compat: the KL of truncated distributions that released scores were made with
+            (`suppression_compat.NucleusKL`) instead of the exact one.
+        allow_untouched: accept a sentence that no token looks at.
 
     Raises:
-        UserError: a trace longer than the context, or a sentence that no token looks at.
+        UserError: a trace longer than the context or without sentences, a sentence that no token
+            looks at, options out of range.
     """
     spans = trace.spans
-    count = len(spans)
-    rows = min(at_once, count)
-    batch = trace_batch(trace, network.config, rows + 1)
-    columns, keyless = [], []
-    for start in range(0, count, rows):
-        part = spans[start : start + rows]
-        # Row 0 hides nothing; so do rows that are left over at the end.
-        hidden = np.zeros((rows + 1, 1, 2), np.int32)
-        hidden[1 : 1 + len(part), 0] = part
-        means, counts = hidden_effects(
-            network, batch, hidden, spans, jnp.float32(temperature)
+    require_options(len(spans), temperature, at_once=at_once, first_tokens=first_tokens)
+    network = compact(network)
+    end = int(spans[:, 1].max())
+    ids, roles = trace.ids, trace.roles
+    groups = suffix_groups(spans[:, 0], end, recompute=recompute)
+    prefix = shared_prefix(network, ids, roles, groups)
+    rows = rows_per_call(groups, at_once)
+    measured = targets(spans, first_tokens)
+    comparison = NucleusKL() if reference_compat else EXACT
+    sums = np.zeros((len(spans), len(spans)))
+    keyless = np.zeros(len(spans), np.int64)
+
+    def run(group: Group, sources: list[int | None]):
+        # The baseline hides nothing, nor do rows that are left over.
+        hidden = np.zeros((rows, 1, 2), np.int32)
+        for row, source in enumerate(sources):
+            hidden[row, 0] = (0, 0) if source is None else spans[source]
+        batch = suffix_batch([(ids[:end], roles[:end])] * rows, group, len(ids))
+        cut = np.full(rows, group.start, np.int32)
+        return edited_streams(network, batch, prefix, cut, hidden, layers=layers, heads=heads)
+
+    def compare(group: Group, sources: list[int], streams, counts) -> None:
+        found = span_effects(
+            network, streams, jnp.int32(1 + len(sources)), jnp.int32(group.start), measured,
+            jnp.float32(temperature), comparison=comparison, log=log,
         )
-        means, counts = jax.device_get((means, counts))
-        own = slice(1, 1 + len(part))
-        for row in range(*own.indices(rows + 1)):
-            require_touched({"touched/suppression": counts["touched/suppression"][row]})
-        columns.append(means[own])
-        keyless.append(counts["keyless"][own])
+        counts = jax.device_get(counts)
+        for told in () if allow_untouched else counts:
+            require_touched({"touched/suppression": told["touched/suppression"]})
+        sums[:, sources] = np.asarray(found)[1 : 1 + len(sources)].T
+        keyless[sources] = [told["keyless"] for told in counts]
         if on_progress is not None:
-            on_progress(len(part))
-    effects = np.concatenate(columns).T.astype(np.float64)
-    return Suppression(effects, np.concatenate(keyless))
+            on_progress(len(sources))
+
+    for group in groups:
+        compare_group(
+            group, rows, min(at_once, len(spans)), partial(run, group), partial(compare, group)
+        )
+    tokens = np.maximum(measured[:, 1] - measured[:, 0], 1)
+    # Sums count from the floor, so a target of floors is the floor, to the bit.
+    return Suppression(sums / tokens[:, None] + (FLOOR if log else 0.0), keyless)
 
 
-@jax.jit
-def hidden_effects(
-    network: Decoder, batch: Batch, hidden: jax.Array, spans: jax.Array, temperature: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Effects of hiding spans from attention, row by row, against row 0.
-
-    Args:
-        batch: the same trace in each of B rows, [B, T].
-        hidden: int32 [B, N, 2]; own positions hidden in each row, empty spans hide nothing.
-        spans: int32 [S, 2]; the sentences.
-        temperature: [].
-
-    Returns:
-        float32 [B, S], mean over each sentence's tokens of ln(KL + 1e-9); and counts [B].
-    """
-    hide = suppress_attention(Where(spans=hidden), name="suppression")
-    look = read("final_norm", name="last stream")
-    _, tape = look(hide(network))(batch, logits_at="none")
-    kl = streamed_kl(partial(project, network), tape["last stream"], temperature)
-    # Counted from the floor, so that the mean of floors is the floor, to the bit.
-    above = jnp.log(kl + jnp.float32(EPSILON)) - jnp.log(jnp.float32(EPSILON))
-    at = jnp.arange(batch.tokens.shape[1], dtype=jnp.int32)[None, :]
-    inside = (spans[:, :1] <= at) & (at < spans[:, 1:])
-    total = jnp.einsum("bt,st->bs", above, inside.astype(jnp.float32))
-    tokens = jnp.maximum(jnp.sum(inside, axis=1, dtype=jnp.int32), 1).astype(jnp.float32)
-    counts = {name: tape[name] for name in ("touched/suppression", "keyless")}
-    return total / tokens[None, :] + jnp.log(jnp.float32(EPSILON)), counts
-
-
-def project(network: Decoder, hidden: jax.Array) -> jax.Array:
-    """Logits, float32 [..., V], of streams after the final norm [..., D]."""
-    tied = network.head is None
-    matrix = network.embed if tied else network.head
-    logits = jnp.einsum(
-        "...d,vd->...v" if tied else "...d,dv->...v", hidden.astype(matrix.dtype), matrix,
-        preferred_element_type=wide(matrix.dtype),
-    )
-    return softcap(logits, network.config.logit_softcap)
-
-
-def streamed_kl(
-    head: Callable[[jax.Array], jax.Array], hidden: jax.Array, temperature: jax.Array
+@partial(jax.jit, static_argnames=("comparison", "log"))
+def span_effects(
+    network: Decoder, streams: tuple[jax.Array, ...], count: jax.Array, start: jax.Array,
+    spans: jax.Array, temperature: jax.Array, *, comparison: Comparison = EXACT,
+    log: bool = True,
 ) -> jax.Array:
-    """KL of each row's next-token distributions from row 0's, a few positions at a time.
+    """Sums over the tokens of spans of what distinguishes each row from row 0.
 
     Args:
-        head: streams [..., D] -> logits [..., V].
-        hidden: [B, T, D], T a multiple of 8.
+        streams: R rows [L, D] after the final norm, of positions `start` and on.
+        count: int32 []; rows that are there.
+        spans: int32 [M, 2], half-open in positions; what lies before `start` counts as 0.
 
     Returns:
-        float32 [B, T], D(row 0 || row) in nats, at least 0.
+        float32 [R, M]: sums of ln(KL + 1e-9) - ln(1e-9), or of KL.
     """
-    rows, length, width = hidden.shape
-    parts = hidden.reshape(rows, length // _POSITIONS, _POSITIONS, width).swapaxes(0, 1)
-
-    def one(part: jax.Array) -> jax.Array:
-        # Normalised once: a second reduction over the same numbers may end in other bits.
-        logs = jax.nn.log_softmax(head(part) / temperature, axis=-1)
-        return log_divergence(logs[:1], logs)
-
-    return jax.lax.map(one, parts).swapaxes(0, 1).reshape(rows, length)
+    values = compared_streams(network, streams, count, temperature, comparison)
+    if log:
+        epsilon = jnp.float32(EPSILON)
+        values = jnp.log(values + epsilon) - jnp.log(epsilon)
+    at = start + jnp.arange(values.shape[1], dtype=jnp.int32)
+    inside = (spans[:, :1] <= at[None, :]) & (at[None, :] < spans[:, 1:])
+    return jnp.einsum("bt,st->bs", values, inside.astype(jnp.float32))
 
 
-def divergence(base: jax.Array, other: jax.Array) -> jax.Array:
-    """D(softmax(base) || softmax(other)) over the last axis, in nats; axes broadcast."""
-    return log_divergence(
-        jax.nn.log_softmax(base, axis=-1), jax.nn.log_softmax(other, axis=-1)
-    )
-
-
-def log_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """D(p || q) over the last axis, in nats, from log-probabilities; axes broadcast.
-
-    Summed as p (exp(-d) - 1 + d) with d = ln p - ln q: the same sum, since p and q both sum to
-    one, but every term is nonnegative, and an error in a log-sum-exp counts only squared.
-    Equal distributions give exactly 0.
-    """
-    p, d = jnp.exp(log_p), log_p - log_q
-    small = jnp.abs(d) < 0.5
-    near = jnp.where(small, d, jnp.zeros_like(d))
-    terms = jnp.where(
-        small, p * (jnp.expm1(-near) + near), jnp.exp(log_q) - p + p * d
-    )
-    return jnp.sum(jnp.maximum(terms, 0), axis=-1)
+def targets(spans: np.ndarray, first_tokens: int | None = None) -> np.ndarray:
+    """int32 [S, 2]; the spans, cut to their first tokens."""
+    if first_tokens is None:
+        return spans
+    return np.minimum(spans, spans[:, :1] + np.asarray([[0, first_tokens]])).astype(np.int32)

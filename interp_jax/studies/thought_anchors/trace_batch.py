@@ -20,13 +20,18 @@ def trace_batch(trace: Trace, config: ModelConfig, rows: int = 1) -> Batch:
         UserError: it is longer than the network's context.
     """
     length = len(trace.ids)
+    require_fits(length, config)
+    width = bucket(length, SHORTEST)
+    pad = lambda values: np.broadcast_to(np.pad(values, (0, width - length)), (rows, width))
+    valid = np.broadcast_to(np.arange(width) < length, (rows, width))
+    return Batch.make(pad(trace.ids), valid, roles=pad(trace.roles), packed=True)
+
+
+def require_fits(length: int, config: ModelConfig) -> None:
+    """Raises UserError for a prompt and trace that are longer than the network's context."""
     if length > config.max_context:
         raise UserError(
             found=f"a prompt and trace of {length} tokens",
             expected=f"at most {config.max_context}, the context of the network",
             do="shorten the trace, or take a model with a longer context",
         )
-    width = bucket(length, SHORTEST)
-    pad = lambda values: np.broadcast_to(np.pad(values, (0, width - length)), (rows, width))
-    valid = np.broadcast_to(np.arange(width) < length, (rows, width))
-    return Batch.make(pad(trace.ids), valid, roles=pad(trace.roles), packed=True)

@@ -176,3 +176,41 @@ def _links(rng: np.random.Generator, count: int) -> np.ndarray:
     source, target = np.mgrid[:count, :count]
     links = np.clip(rng.normal(0, 0.12, (count, count)) + 0.3 / (1 + abs(target - source)), -1, 1)
     return np.where((source < target) & (source < count - 1), links, np.nan)
+
+
+TAGS = {
+    "plan_generation": ("PG", "#EA4335"),
+    "active_computation": ("AC", "#34A853"),
+    "final_answer_emission": ("FAE", "#795548"),
+}
+
+
+def make_full_report(seed: int = 0, count: int = 12, rollouts: int = 32) -> dict[str, Any]:
+    """As `make_report`, with labels, forced answers and the content measures besides."""
+    data, rng = make_report(seed, count, rollouts), np.random.default_rng(seed + 1)
+    names = list(TAGS)
+    data["trace"]["tags"] = [
+        {
+            "name": name, "words": name.replace("_", " "), "short": short,
+            "meaning": f"What {short} means.", "colour": colour,
+        }
+        for name, (short, colour) in TAGS.items()
+    ]
+    for index, sentence in enumerate(data["trace"]["sentences"]):
+        sentence["label"] = names[min(index * 3 // count, 2)]
+        sentence["depends_on"] = sorted({index // 2, max(index - 1, 0)} - {index})
+    for index, entry in enumerate(data["resampling"]):
+        change = float(rng.normal(0, 0.1))
+        entry |= {
+            "forced_accuracy": change, "forced_accuracy_interval": [change - 0.1, change + 0.1],
+            "forced_kl": abs(change), "forced_kl_interval": [0.0, abs(change) + 0.2],
+            "forced_kl_null": 0.05,
+            "content": {
+                "absent": 7, "present": 30, "absent_fraction": 0.25,
+                "absent_fraction_interval": [0.1, 0.4], "accuracy": change,
+                "accuracy_interval": [change - 0.2, change + 0.2], "kl": 0.2,
+                "kl_interval": [0.1, 0.3], "log_odds": 4 * change, "log_odds_interval": None,
+                "resilience": 2.5, "stayed_out": 0.75, "chains": 8,
+            } if index else None,
+        }
+    return data

@@ -40,6 +40,10 @@ def test_a_smoke_run_from_end_to_end(tmp_path):
     for said in ("tokens/s", "Unfinished:", "without an answer", f"Open {tmp_path}/report.html",
                  "versions", "compiled"):  # fmt: skip
         assert said in done.stdout
+    # One part alone, by another process, on what the run left.
+    alone = command(f"--workdir={tmp_path}", "--smoke", "--stage=report", *SMALL)
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    assert "all were there from an earlier run" in alone.stdout
     # Another config there is bad input, told in one sentence.
     other = command(f"--workdir={tmp_path}", "--smoke", "--seed=5", *SMALL)
     assert other.returncode == 2
@@ -55,6 +59,9 @@ def last_line(done):
     [
         (("--problems={tmp}/absent.jsonl",), "absent.jsonl"),
         (("--problems={tmp}/empty_line.jsonl",), "nothing on line 2"),
+        (("--prompt=a", "--stage=forced"), "--forced_rollouts=0"),
+        (("--released={tmp}", "--stage=base"), "not continued"),
+        (("--released={tmp}/absent",), "no trace files in"),
         (("--prompt=a", "--problem=reasoning_gym:gcd:0:0"), "one source of problems"),
     ],
 )

@@ -14,12 +14,12 @@ from interp_jax.runtime.errors import UserError
 from interp_jax.studies.thought_anchors.report import build_report, write_report
 from interp_jax.studies.thought_anchors.report_data import check
 from interp_jax.studies.thought_anchors.report_findings import findings, headline
-from tests.studies.thought_anchors.synthetic_report import make_report
+from tests.studies.thought_anchors.synthetic_report import make_full_report, make_report
 
 
 def _change(path, value):
     """Returns report data with the entry at `path` set to `value`, or deleted."""
-    data = plain(make_report())
+    data = plain(make_full_report())
     place = data
     for step in path[:-1]:
         place = place[step]
@@ -60,6 +60,11 @@ BROKEN = [
     (("receiver",), {"not_shown": 3}, "not_shown = 3"),
     (("suppression", "matrix"), None, "suppression.matrix = None"),
     (("suppression", "outgoing", 2), "x", r"outgoing\[2\] = 'x'"),
+    (("resampling", 4, "forced_kl"), -1, "forced_kl = -1"),
+    (("resampling", 4, "content", "accuracy"), 2, r"content.accuracy = 2"),
+    (("trace", "sentences", 4, "depends_on"), [4], r"sentences\[4\].depends_on with 4"),
+    (("trace", "tags", 0, "colour"), "red;x:y", r"tags\[0\].colour"),
+    (("trace", "tags", 0, "words"), None, r"tags\[0\].words"),
     (("notes",), [1], r"notes\[0\] = 1"),
 ]
 

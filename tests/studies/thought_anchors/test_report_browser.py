@@ -3,148 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from typing import Any
 
 import pytest
 
 from interp_jax.report.embed import plain
 from interp_jax.studies.thought_anchors.report import write_report
-from tests.studies.thought_anchors.synthetic_report import SENTENCES, make_report
+from tests.studies.thought_anchors.report_page import (
+    HOSTILE,
+    both,
+    cell,
+    chromium,
+    click,
+    go,
+    hover,
+    keys,
+    open_page,
+    settled_text,
+    text_of,
+)
+from tests.studies.thought_anchors.synthetic_report import (
+    SENTENCES,
+    make_report,
+)
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,1000",
-)
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not (shutil.which(CHROMIUM) and shutil.which(DRIVER)):
-        pytest.skip("needs chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ARGUMENTS:
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     return write_report(tmp_path_factory.mktemp("report") / "report.html", make_report())
-
-
-def _open(browser, page, hash_=""):
-    browser.get("about:blank")
-    browser.get(page.as_uri() + hash_)
-    assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
-
-
-def _text(browser, selector):
-    return browser.execute_script(
-        "return [...document.querySelectorAll(arguments[0])].map((n) => n.innerText).join(' | ')",
-        selector,
-    )
-
-
-def _settled_text(browser, selector, before):
-    """The text once it differs from `before`; a `<details>` tells of its opening a little later."""
-    for _ in range(100):
-        after = _text(browser, selector)
-        if after != before:
-            break
-        time.sleep(0.02)
-    return after
-
-
-def _find(browser, selector):
-    return browser.find_element("css selector", selector)
-
-
-def _actions(browser):
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    return ActionChains(browser, duration=0)
-
-
-def click(selector):
-    """Scrolls to the element and clicks on what a reader would hit (a radio's label)."""
-
-    def act(browser):
-        browser.execute_script(
-            "const n = document.querySelector(arguments[0]);"
-            "(n.closest('label') || n).scrollIntoView({block: 'center'})",
-            selector,
-        )
-        _find(browser, selector).click()
-
-    return act
-
-
-def hover(selector):
-    def act(browser):
-        node = _find(browser, selector)
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
-        _actions(browser).move_to_element(node).perform()
-
-    return act
-
-
-def keys(*names, on=None):
-    def act(browser):
-        from selenium.webdriver.common.keys import Keys
-
-        if on:
-            browser.execute_script("document.querySelector(arguments[0]).focus()", on)
-        for name in names:
-            _actions(browser).send_keys(getattr(Keys, name, name)).perform()
-
-    return act
-
-
-def cell(source, target, then_click=False):
-    """Points at a cell of the heat map, whose left edge is kept for labels."""
-
-    def act(browser):
-        canvas = _find(browser, "#matrix")
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-        width = canvas.size["width"]
-        size = (width - 32) / len(SENTENCES)
-        x, y = 30 + (source + 0.5) * size - width / 2, (target + 0.5) * size - width / 2
-        actions = _actions(browser).move_to_element_with_offset(canvas, int(x), int(y))
-        (actions.click() if then_click else actions).perform()
-
-    return act
-
-
-def both(*acts):
-    def act(browser):
-        for one in acts:
-            one(browser)
-
-    return act
-
-
-def go(hash_):
-    return lambda browser: browser.execute_script("location.hash = arguments[0]", hash_)
 
 
 DATA = plain(make_report())
@@ -323,10 +216,10 @@ COVERED = (
     ids=[row[0] for row in INTERACTIONS],
 )
 def test_interaction_changes_its_text(browser, page, address, act, where, says):
-    _open(browser, page, address)
-    before = _text(browser, where)
+    open_page(browser, page, address)
+    before = text_of(browser, where)
     act(browser)
-    after = _settled_text(browser, where, before)
+    after = settled_text(browser, where, before)
     assert after != before
     assert says in after
     assert browser.get_log("browser") == []
@@ -334,7 +227,7 @@ def test_interaction_changes_its_text(browser, page, address, act, where, says):
 
 @pytest.mark.parametrize("address", ["", "#s=5"])
 def test_the_table_covers_every_control(browser, page, address):
-    _open(browser, page, address)
+    open_page(browser, page, address)
     left = browser.execute_script(
         "return [...document.querySelectorAll('a, button, input, select, summary, canvas,"
         " [tabindex], [role=button]')].filter((n) => !n.matches(arguments[0]))"
@@ -345,25 +238,25 @@ def test_the_table_covers_every_control(browser, page, address):
 
 
 def test_skip_link_reaches_the_trace_and_keeps_the_selection(browser, page):
-    _open(browser, page, "#s=4")
+    open_page(browser, page, "#s=4")
     keys("ENTER", on=".skip")(browser)
     assert browser.execute_script("return document.activeElement.id") == "trace-title"
-    assert _text(browser, HEAD).startswith("Sentence 4")
+    assert text_of(browser, HEAD).startswith("Sentence 4")
 
 
 def test_a_reload_keeps_the_choices(browser, page):
-    _open(browser, page)
+    open_page(browser, page)
     for act in (keys("6"), click("#matrix-resampling"), click("[data-index='0'].sentence"),
                 click("#filter-different")):  # fmt: skip
         act(browser)
     assert browser.current_url.endswith("#s=0&by=suppression&matrix=resampling&show=different")
-    seen = [_text(browser, where) for where in (HEAD, METHOD, MATRIX, "#alternatives")]
+    seen = [text_of(browser, where) for where in (HEAD, METHOD, MATRIX, "#alternatives")]
     browser.refresh()
-    assert [_text(browser, where) for where in (HEAD, METHOD, MATRIX, "#alternatives")] == seen
+    assert [text_of(browser, where) for where in (HEAD, METHOD, MATRIX, "#alternatives")] == seen
 
 
 def test_tint_follows_size_and_sign(browser, page):
-    _open(browser, page, "#by=counterfactual_accuracy")
+    open_page(browser, page, "#by=counterfactual_accuracy")
     sizes, classes = browser.execute_script(
         "const s = [...document.querySelectorAll('.sentence')];"
         "return [s.map((n) => +n.style.getPropertyValue('--size')), s.map((n) => n.className)]"
@@ -383,7 +276,7 @@ def test_nothing_is_wider_than_the_window(browser, tmp_path, width, count):
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
-        _open(browser, page, "#s=0")
+        open_page(browser, page, "#s=0")
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
         assert browser.get_log("browser") == []
@@ -396,19 +289,13 @@ def test_without_any_method_the_page_says_why(browser, tmp_path):
     for name in ("resampling", "receiver", "suppression"):
         data[name] = {"not_shown": f"No {name} because of a reason."}
     data["sentence_matrix"] = None
-    _open(browser, write_report(tmp_path / "report.html", data))
+    open_page(browser, write_report(tmp_path / "report.html", data))
     click("[data-index='0'].sentence")(browser)
-    assert _text(browser, HEAD).startswith("Sentence 0")
+    assert text_of(browser, HEAD).startswith("Sentence 0")
     for where, name in (("#bars-missing", "resampling"), ("#answers", "resampling"),
                         ("#receiver", "receiver"), (MATRIX, "suppression")):  # fmt: skip
-        assert f"No {name} because of a reason." in _text(browser, where)
+        assert f"No {name} because of a reason." in text_of(browser, where)
     assert browser.get_log("browser") == []
-
-
-HOSTILE = (
-    "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
-    "<!-- \u2028\u202e<b class=pwned>b</b>${1}`\\\"' " + "W" * 90
-)
 
 
 def _hostile(value: Any, place: str) -> Any:
@@ -435,7 +322,7 @@ def test_hostile_text_everywhere_is_shown_as_text(browser, tmp_path):
     assert json.dumps(HOSTILE)[1:20] not in page.read_text(encoding="utf-8")
     seen = ""
     for index in range(3):
-        _open(browser, page, f"#s={index}")
+        open_page(browser, page, f"#s={index}")
         browser.execute_script(
             "for (const d of document.querySelectorAll('details')) d.open = true"
         )

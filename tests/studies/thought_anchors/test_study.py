@@ -129,7 +129,7 @@ def test_a_source_stands_out_only_above_the_null_s_high_point(unbroken):
         unbroken.trace, sentences=unbroken.trace.sentences[:1] * 8, ranges=np.zeros((8, 2), int)
     )
     found = dataclasses.replace(
-        unbroken.found, trace=trace, rollouts=None,
+        unbroken.found, trace=trace, rollouts=None, labels=None,
         suppression=Suppression(effects, np.zeros(8, int)),
     )
 

@@ -1,4 +1,4 @@
-"""The suppression matrix against its closed forms (spec 17.1: 12, 13, 15, 17) and a plain loop."""
+"""The suppression matrix against its closed forms and a plain loop over sources and positions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 
 from interp_jax.generation.prompts import Prompt
-from interp_jax.interventions.verbs import suppress_attention
+from interp_jax.interventions.placing import compose
+from interp_jax.interventions.verbs import read, suppress_attention
 from interp_jax.interventions.where import Where
+from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import build_decoder
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.thought_anchors.asking import Trace
+from interp_jax.studies.thought_anchors.kl import compared_streams, divergence
+from interp_jax.studies.thought_anchors.normalise import normalise_suppression
 from interp_jax.studies.thought_anchors.suppression import (
     FLOOR,
     TEMPERATURE,
-    divergence,
-    hidden_effects,
-    streamed_kl,
     suppression_effects,
 )
+from interp_jax.studies.thought_anchors.suppression_suffix import edited_streams, suffix_groups
 from interp_jax.studies.thought_anchors.trace_batch import trace_batch
 from interp_jax.testing.tiny import random_parameters, tiny_config
 from interp_jax.text.sentences import Sentence
@@ -79,22 +81,89 @@ def test_matrix_equals_a_plain_loop_over_sources_and_positions(network, trace):
             assert found.effects[target, source] == pytest.approx(expected, abs=2e-3)
 
 
-@pytest.mark.parametrize("path", ["reference", "fused"])
-def test_targets_before_the_source_are_the_floor_to_the_bit(network, trace, path):
+@pytest.mark.parametrize(
+    ("path", "recompute"), [("reference", "full"), ("fused", "full"), ("fused", "suffix")]
+)
+def test_targets_before_the_source_are_the_floor_to_the_bit(network, trace, path, recompute):
+    """Run in full, those targets are computed like the others."""
     network = dataclasses.replace(network, path=path)
-    effects = suppression_effects(network, trace).effects
+    effects = suppression_effects(network, trace, recompute=recompute).effects
     before = np.triu(np.ones_like(effects, bool), 1)
-    assert set(effects[before]) == {float(np.log(np.float32(1e-9)))}
-    assert effects[before][0] == pytest.approx(FLOOR, abs=1e-5)
+    assert set(effects[before].tolist()) == {FLOOR}
     assert (effects[~before] > FLOOR + 1).all()
+    assert pytest.approx(np.log(1e-9), abs=1e-5) == FLOOR
 
 
-def test_an_empty_span_changes_nothing(network, trace):
-    batch = trace_batch(trace, network.config, 2)
-    hidden = jnp.asarray([[[0, 0]], [[9, 9]]], jnp.int32)
-    means, counts = hidden_effects(network, batch, hidden, trace.spans, jnp.float32(TEMPERATURE))
-    assert set(np.asarray(means).ravel().tolist()) == {float(np.log(np.float32(1e-9)))}
-    assert np.asarray(counts["touched/suppression"]).tolist() == [0, 0]
+def test_suffix_is_full(network, trace):
+    """The same work split otherwise, whatever the rows of a batch and the options."""
+    for options in ({"at_once": 2}, {"layers": (1,), "heads": (0, 3), "first_tokens": 3}):
+        full, suffix = (
+            suppression_effects(network, trace, log=False, recompute=recompute, **options)
+            for recompute in ("full", "suffix")
+        )
+        assert np.abs(full.effects - suffix.effects).max() < 1e-5 * full.effects.max()
+        assert (full.keyless == suffix.keyless).all()
+
+
+def test_the_suffix_runs_fewer_tokens():
+    """Groups are few, none starts behind a source, and together they run little more than half."""
+    starts = np.arange(60, 1060, 20)
+    groups = suffix_groups(starts, 1060)
+    assert len(groups) <= 8
+    assert sorted(source for group in groups for source in group.sources) == list(range(50))
+    for group in groups:
+        assert group.start <= min(starts[list(group.sources)])
+        assert group.start + group.length >= 1060
+        assert group.length % 16 == 0
+    run = sum(group.length * (1 + len(group.sources)) for group in groups)
+    assert run < 0.68 * len(starts) * 1060
+    (whole,) = suffix_groups(starts, 1060, recompute="full")
+    assert (whole.start, len(whole.sources)) == (0, 50)
+
+
+def test_a_sentence_beyond_every_window_changes_nothing(network, trace):
+    """No head reaches so far back, so the last targets are the floor to the bit."""
+    pattern = tuple(dataclasses.replace(kind, window=4) for kind in network.config.pattern)
+    config = dataclasses.replace(network.config, pattern=pattern)
+    near = build_decoder(config, random_parameters(config))
+    for recompute in ("suffix", "full"):
+        effects = suppression_effects(near, trace, recompute=recompute).effects
+        # Two layers reach back six tokens; the fourth sentence begins 9 after the second ends.
+        assert effects[3, 1] == effects[4, 1] == effects[4, 0] == FLOOR
+        assert effects[1, 0] > FLOOR + 1
+
+
+def test_a_span_of_nothing_changes_nothing(network, trace):
+    ranges = np.asarray([[0, 7], [5, 5], [7, 12]], np.int32)
+    empty = dataclasses.replace(trace, ranges=ranges)
+    effects = suppression_effects(network, empty, allow_untouched=True).effects
+    assert set(effects[:, 1].tolist()) <= {FLOOR, effects[1, 1]}
+    assert effects[0, 1] == effects[2, 1] == FLOOR
+
+
+def test_normalised_rows_have_mean_zero_and_forget_a_constant_of_the_target(network, trace):
+    effects = suppression_effects(network, trace).effects
+    normalised = normalise_suppression(effects)
+    assert np.abs(np.nansum(normalised, axis=1)).max() < 1e-12
+    assert normalised[1, 0] == 0
+    moved = normalise_suppression(effects + np.arange(5.0)[:, None] ** 2)
+    assert np.nanmax(np.abs(moved - normalised)) < 1e-12
+
+
+def test_hidden_keys_renormalise_the_rest():
+    """One layer, one head: (o - sum of a_k v_k over the hidden) / (1 - sum of a_k)."""
+    config = tiny_config("llama", n_layers=1, n_heads=1, n_kv_heads=1)
+    single = build_decoder(config, random_parameters(config))
+    batch = Batch.make(np.random.default_rng(1).integers(3, 101, (1, 12)), None)
+    looks = compose(read("attn_weights[0]"), read("attn_v[0]"), read("head_out[0]"))
+    hide = suppress_attention(Where(spans=np.asarray([[2, 5]])))
+    tape = jax.jit(lambda network: network(batch, logits_at="none")[1])
+    plain, hidden = tape(looks(single)), tape(looks(hide(single)))
+    weights, values = plain["attn_weights[0]"][0, 0, 0], plain["attn_v[0]"][0, 0, :, 0]
+    mix, found = (tape["head_out[0]"][0, 0, :, 0] for tape in (plain, hidden))
+    lost = np.asarray(weights[:, 2:5])
+    expected = (mix - lost @ values[2:5]) / (1 - lost.sum(1, keepdims=True))
+    assert np.allclose(found, expected, atol=1e-5)
 
 
 def test_all_sentences_hidden_is_seeing_the_prompt_only(network, trace):
@@ -118,12 +187,17 @@ def test_all_sentences_hidden_is_seeing_the_prompt_only(network, trace):
         assert np.allclose(seen[0, len(ids) - 1], logits[len(ids) - 1], atol=1e-4)
 
 
-def test_one_compilation_serves_all_sources(network, trace, compile_counter):
-    hidden_effects.clear_cache()
+def test_programs_are_one_for_each_length(network, trace, compile_counter):
+    edited_streams.clear_cache()
+    lengths = {group.length for group in suffix_groups(trace.spans[:, 0], len(trace.ids))}
     with compile_counter() as counter:
-        suppression_effects(network, trace, at_once=2)
-        suppression_effects(network, make_trace(1), at_once=2, temperature=1.0)
-    assert counter.count_of("hidden_effects") == 1
+        suppression_effects(network, trace)
+        suppression_effects(network, make_trace(1), temperature=1.0)
+    assert counter.count_of("edited_streams") == len(lengths) > 1
+    edited_streams.clear_cache()
+    with compile_counter() as counter:
+        suppression_effects(network, trace, recompute="full")
+    assert counter.count_of("edited_streams") == 1
 
 
 def test_a_sentence_that_nobody_looks_at_is_refused(network, trace):
@@ -163,12 +237,23 @@ def test_equal_logits_have_no_divergence():
     assert (np.asarray(divergence(logits, logits)) == 0).all()
 
 
-def test_streamed_is_direct():
+@pytest.mark.parametrize("length", [16, 96])
+def test_streamed_is_direct(network, length):
     rng = np.random.default_rng(3)
-    head = jnp.asarray(rng.normal(0, 1, (5, 40)), jnp.float32)
-    hidden = jnp.asarray(rng.normal(0, 1, (3, 24, 5)), jnp.float32)
-    project = lambda x: jnp.einsum("...d,dv->...v", x, head)
-    streamed = jax.jit(lambda h: streamed_kl(project, h, jnp.float32(0.6)))(hidden)
-    logits = project(hidden) / jnp.float32(0.6)
-    assert np.allclose(streamed, divergence(logits[:1], logits), rtol=1e-4, atol=1e-7)
+    streams = rng.normal(0, 1, (3, length, network.config.width)).astype(np.float32)
+    streamed = jax.jit(compared_streams)(
+        network, tuple(streams), jnp.int32(3), jnp.float32(TEMPERATURE)
+    )
+    logits = network._head(jnp.asarray(streams)) / jnp.float32(TEMPERATURE)
+    direct = divergence(logits[:1], logits)
+    assert np.allclose(streamed, direct, rtol=1e-4, atol=1e-6)
     assert (np.asarray(streamed)[0] == 0).all()
+    assert (np.asarray(streamed)[1:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"at_once": 0}, {"first_tokens": 0}], ids=str
+)
+def test_options_out_of_range_are_refused(network, trace, options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        suppression_effects(network, trace, **options)

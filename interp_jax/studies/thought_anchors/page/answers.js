@@ -51,6 +51,7 @@
     const parts = report.answerParts(i).map((part) => `${part.name} \u00d7\u2009${part.times}`);
     const range = report.range(entry.interval, report.percent);
     const accuracy = known(entry.accuracy) ? `accuracy ${report.percent(entry.accuracy)}${range ? ` (${range})` : ""}; ` : "";
+    if (!entry.n) return `Before sentence ${i}: ${accuracy}the rollouts are not recorded.`;
     return `Before sentence ${i}: ${accuracy}${parts.join(", ") || "no rollouts"}; n = ${report.number(entry.n)}.`;
   }
   report.describeAnswers = describe;

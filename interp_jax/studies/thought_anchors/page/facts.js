@@ -42,7 +42,7 @@
     for (const note of data.notes) byId("notes").append(el("li", { text: note }));
     byId("notes").hidden = !data.notes.length;
     const { model, run, rollouts, suppression } = data;
-    const facts = [["Model", model.id], ["Weights", model.weights], ["Numbers", `${model.dtype}, ${model.layers} layers, ${model.heads} heads`]];
+    const facts = [["Model", model.id], ...(model.weights ? [["Weights", model.weights]] : []), ...(known(model.layers) ? [["Numbers", `${model.dtype}, ${model.layers} layers, ${model.heads} heads`]] : [])];
     const add = (name, value, unit) => { if (known(value)) facts.push([name, report.number(value) + (unit || "")]); };
     add("Device", run.device);
     if (known(run.seed)) facts.push(["Seed", String(run.seed)]);

@@ -31,6 +31,12 @@
   }
   const control = hiding && hiding.control && hiding.control.outgoing ? hiding.control.outgoing : null;
 
+  const forced = [
+    fromAnswers("forced_kl", "Forced answer, KL", "nats", 0, ["no change", "moves the answers"],
+      "How far the answer given at once shifts when this sentence is added before the thinking is closed. It has no sign."),
+    fromAnswers("forced_accuracy", "Forced answer, accuracy", "accuracy", 1, ["hurts", "helps"],
+      "Accuracy of the answer given at once after this sentence minus accuracy of that given before it. Positive: the sentence helps."),
+  ];
   report.methods = [
     fromAnswers("resampling_kl", "Resampling, KL", "nats", 0, ["no change", "moves the answers"],
       "How far the answers shift when this sentence is written anew: KL between the answers with a new sentence here and with this one kept. It has no sign."),
@@ -40,6 +46,7 @@
       "The same shift, counting only rollouts whose new sentence means something else. It has no sign."),
     fromAnswers("counterfactual_accuracy", "Counterfactual, accuracy", "accuracy", -1, ["hurts", "helps"],
       "Accuracy when a different sentence stands here minus accuracy with this one kept. NEGATIVE: the sentence helps, and it is tinted so."),
+    ...forced.filter((method) => method.available),
     {
       key: "receiver", name: "Receiver heads", unit: "mean attention", family: "receiver", kind: "moves",
       helps: 0, ends: ["little looked at", "much looked at"], write: report.number,

@@ -36,9 +36,46 @@
         el("h2", {}, "Sentence " + i, el("small", { text: " of 0\u2013" + (report.count - 1) })),
         step(-1, "Previous sentence", "\u2190"), step(1, "Next sentence", "\u2192"),
         el("button", { type: "button", class: "icon", "aria-label": "Close", text: "\u00d7", id: "close", on: { click: () => report.select(null) } })),
-      sentence.label ? el("p", { class: "tag", text: String(sentence.label) }) : null,
+      sentence.label ? tagLine(sentence.label) : null,
       el("p", { class: "quote", dir: "auto", id: "quote", text: sentence.text }),
     ];
+  }
+
+  function tagLine(label) {
+    const tag = report.tagOf(label);
+    if (!tag) return el("p", { class: "tag", text: String(label) });
+    return el("p", { class: "tag", title: tag.meaning }, el("i", { class: "tag-dot", style: { background: tag.colour } }), " ", tag.words);
+  }
+
+  function dependencies(i) {
+    const own = data.trace.sentences[i].depends_on;
+    if (!own) return [];
+    const later = data.trace.sentences.map((_, j) => j).filter((j) => (data.trace.sentences[j].depends_on || []).includes(i));
+    const list = (name, items) => el("div", { class: "label-" + name.replace(" ", "-").toLowerCase() }, el("dt", { text: name }),
+      el("dd", {}, items.length ? items.flatMap((j, k) => [k ? ", " : null, report.sentenceButton(j, String(j))]) : "none"));
+    return [el("h3", {}, "Dependencies ", el("small", { text: "as labelled" })),
+      el("dl", { class: "links" }, list("Builds on", own), list("Used by", later))];
+  }
+
+  // Thought Branches: what happens when the content stays out, and how long it takes.
+  function content(i) {
+    const entry = report.parts.answers && report.parts.answers[i];
+    const found = entry && entry.content;
+    if (!found) return [];
+    const row = (name, key, value, notes) => el("div", { "data-content": key }, el("dt", { text: name }),
+      el("dd", {}, el("b", { text: value }), notes ? el("small", { text: notes }) : null));
+    const measured = (name, key, write) => {
+      const range = report.range(found[key + "_interval"], write);
+      return row(name, key, known(found[key]) ? write(found[key]) : "undefined", range ? "95\u2009% " + range : "");
+    };
+    return [el("h3", {}, "Content taken out ", el("small", { text: `${found.absent} rollouts without it, ${found.present} with it` })),
+      el("dl", { class: "measures" },
+        measured("Stays out of a rollout", "absent_fraction", report.percent),
+        measured("Accuracy with it minus without", "accuracy", report.signed),
+        measured("KL of the answers", "kl", report.number),
+        measured("Log-odds with it minus without", "log_odds", report.signed),
+        known(found.resilience) ? row("Removals until it stays out", "resilience", report.number(found.resilience),
+          `mean of ${found.chains}; stayed out in ${report.percent(found.stayed_out)}`) : null)];
   }
 
   function numbers(i) {
@@ -103,8 +140,8 @@
       const grade = other.is_correct === true ? ["right", "right"] : other.is_correct === false && known(other.answer) ? ["wrong", "wrong"] : ["none", ""];
       return el("li", {}, el("p", { class: "quote", dir: "auto", text: other.text }),
         el("p", { class: "alternative-facts" },
-          el("span", { text: known(other.similarity) ? "similarity " + other.similarity.toFixed(2) : "similarity unknown" }),
-          el("span", { class: "answer", text: known(other.answer) && other.answer !== "" ? "answer " + other.answer : "no answer" }),
+          known(other.similarity) || entry.n ? el("span", { text: known(other.similarity) ? "similarity " + other.similarity.toFixed(2) : "similarity unknown" }) : null,
+          !entry.n && !known(other.answer) ? null : el("span", { class: "answer", text: known(other.answer) && other.answer !== "" ? "answer " + other.answer : "no answer" }),
           grade[1] ? el("span", { class: "mark " + grade[0], text: grade[1] }) : null));
     });
     return [
@@ -126,7 +163,7 @@
     panel.classList.toggle("open", i !== null);
     document.body.classList.toggle("with-sheet", i !== null);
     if (i === null) overview();
-    else panel.replaceChildren(...[head(i), numbers(i), links(i), answers(i), alternatives(i)].flat().filter(Boolean));
+    else panel.replaceChildren(...[head(i), numbers(i), content(i), dependencies(i), links(i), answers(i), alternatives(i)].flat().filter(Boolean));
     if (again && panel.querySelector(again)) panel.querySelector(again).focus();
   }
 

@@ -9,6 +9,8 @@
   let hovered = null;
 
   report.count = report.data.trace.sentences.length;
+  // What a sentence was labelled as: {words, short, meaning, colour}, or null.
+  report.tagOf = (name) => report.data.trace.tags.find((tag) => tag.name === name) || null;
   report.onChange = (listener) => listeners.push(listener);
   report.onHover = (listener) => hoverListeners.push(listener);
 

@@ -40,10 +40,12 @@
     }
     const rollouts = data.rollouts;
     byId("rollout-facts").textContent = rollouts
-      ? `${report.number(rollouts.per_sentence)} rollouts per sentence at temperature ${rollouts.temperature}, ` +
-        `top-p ${rollouts.top_p}, at most ${report.number(rollouts.max_new_tokens)} new tokens: ` +
-        `${report.percent(rollouts.unfinished_share)} did not finish, ${report.percent(rollouts.unanswered_share)} gave no readable answer.`
-      : "No rollouts were made: only the white-box methods are shown.";
+      ? `${report.number(rollouts.per_sentence)} rollouts per sentence` +
+        (known(rollouts.temperature) ? ` at temperature ${rollouts.temperature}, top-p ${rollouts.top_p}, at most ${report.number(rollouts.max_new_tokens)} new tokens` : "") + ": " +
+        (known(rollouts.unfinished_share) ? `${report.percent(rollouts.unfinished_share)} did not finish, ` : "") +
+        `${report.percent(rollouts.unanswered_share)} gave no readable answer.`
+      : report.parts.answers ? "The rollouts themselves are not among the files."
+        : "No rollouts were made: only the white-box methods are shown.";
   }
 
   function buildProblem() {
@@ -99,8 +101,23 @@
           },
         },
       });
+      const tag = report.tagOf(data.trace.sentences[index].label);
+      if (tag) {
+        span.setAttribute("data-tag", tag.short);
+        span.style.setProperty("--tag", tag.colour);
+      }
       spans[index] = span;
       byId("trace").append(span);
+    }
+  }
+
+  function buildTags() {
+    const counts = new Map();
+    for (const sentence of data.trace.sentences) counts.set(sentence.label, (counts.get(sentence.label) || 0) + 1);
+    byId("tags").hidden = !data.trace.tags.length;
+    for (const tag of data.trace.tags) {
+      byId("tags").append(el("span", { class: "tag-key", title: tag.meaning, "data-tag": tag.short },
+        el("i", { class: "tag-dot", style: { background: tag.colour } }), `${tag.words} ${counts.get(tag.name) || 0}`));
     }
   }
 
@@ -166,6 +183,7 @@
     buildProblem();
     buildSwitch();
     buildTrace();
+    buildTags();
     report.onChange((before) => {
       paint();
       const now = report.state.sentence;
