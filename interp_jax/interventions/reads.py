@@ -14,6 +14,7 @@ from penzai.core import struct
 from interp_jax.interventions.edits import require_finite, static
 from interp_jax.interventions.placing import place
 from interp_jax.interventions.where import EVERYWHERE, Where
+from interp_jax.models.attention_pooled import Pooling
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder
 from interp_jax.models.taps import Context, Record, Tap, tap_class, touched
@@ -67,7 +68,8 @@ class SpanMeans(Reduction):
     [B, S, ...] for [B, T, ...]. At `attn_scores` and `attn_weights`, [B, H, S, S]:
     the mean over the block of query tokens of one span and key tokens of the
     other (the sentence matrix of Thought Anchors, spec 8.1). An empty span
-    gives 0.
+    gives 0. At `attn_weights` no matrix of tokens is held for it, if nothing
+    else is asked of the layer's weights and scores.
 
     Attributes:
         spans: int [S, 2] or [B, S, 2], half-open, in own positions.
@@ -84,16 +86,38 @@ class SpanMeans(Reduction):
             return jnp.einsum("bhis,bjs->bhij", half, columns)
         return jnp.einsum("bit,bt...->bi...", rows, value)
 
+    def pooling(self, mask: jax.Array, context: Context) -> Pooling:
+        """The sums behind it at `attn_weights`, where weights come a block at a time."""
+        rows = span_members(self.spans, context.batch) & mask[:, None, :]
+        return Pooling(rows, span_members(self.spans, context.keys))
 
-def span_weights(spans, tokens: Batch, dtype) -> jax.Array:
-    """[B, S, T]: 1 / length at the tokens of each span, 0 elsewhere."""
+    def from_sums(self, sums: jax.Array, context: Context) -> jax.Array:
+        """The means [B, H, S, S] from those sums."""
+        rows, columns = (
+            span_counts(span_members(self.spans, tokens), sums.dtype)
+            for tokens in (context.batch, context.keys)
+        )
+        return sums / (rows[:, None, :, None] * columns[:, None, None, :])
+
+
+def span_members(spans, tokens: Batch) -> jax.Array:
+    """bool [B, S, T]: which tokens belong to each span."""
     spans = jnp.asarray(spans).astype(jnp.int32)
     spans = spans[None] if spans.ndim == 2 else spans
     at = tokens.positions[:, None, :]
-    inside = (spans[:, :, :1] <= at) & (at < spans[:, :, 1:]) & tokens.valid[:, None, :]
-    weights = inside.astype(dtype)
-    count = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), jnp.ones((), dtype))
-    return weights / count
+    return (spans[:, :, :1] <= at) & (at < spans[:, :, 1:]) & tokens.valid[:, None, :]
+
+
+def span_counts(members: jax.Array, dtype) -> jax.Array:
+    """[B, S]: how many tokens each span has; 1 for an empty one."""
+    counts = jnp.sum(members, axis=-1, dtype=jnp.int32)
+    return jnp.maximum(counts, jnp.int32(1)).astype(dtype)
+
+
+def span_weights(spans, tokens: Batch, dtype) -> jax.Array:
+    """[B, S, T]: 1 / length at the tokens of each span, 0 elsewhere."""
+    members = span_members(spans, tokens)
+    return members.astype(dtype) / span_counts(members, dtype)[..., None]
 
 
 @struct.pytree_dataclass
@@ -153,6 +177,21 @@ class Read(Tap):
     def __call__(self, network: Decoder) -> Decoder:
         """Places the read; see `place` for what it raises."""
         return place(network, self)
+
+    @property
+    def by_block(self) -> bool:
+        return self.site.name == "attn_weights" and isinstance(self.reduce, SpanMeans)
+
+    def pooling(self, context: Context) -> Pooling:
+        """What the attention is to sum while its weights exist."""
+        return self.reduce.pooling(self.where(context.batch), context)
+
+    def pooled(self, sums: jax.Array, context: Context, record: Record) -> None:
+        """Reads the sums [B, H, S, S]: the same entries as a visit to the weights leaves."""
+        touched(self.name, self.where(context.batch), context.gate, record)
+        if self.site.heads is not None:
+            sums = jnp.take(sums, jnp.asarray(self.site.heads, jnp.int32), axis=1)
+        record.read(self.name, context.slot, self.reduce.from_sums(sums, context))
 
     def visit(self, value: jax.Array, context: Context, record: Record) -> jax.Array:
         """Reads; the value goes on unchanged."""

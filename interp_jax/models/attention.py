@@ -1,9 +1,10 @@
 """Attention behind one signature, with two paths.
 
 *Reference*: scores and weights exist as arrays and can be read and edited.
-*Fused* (`fused`): nothing of size T x S is ever held. Both take keys in groups
-(a shared prefix, a row's own suffix) and the same visibility rule: a query
-sees a key iff `lower <= key position <= upper`.
+*Fused* (`fused`; `attention_pooled` where means of the weights are read):
+nothing of size T x S is ever held. Both take keys in groups (a shared prefix, a
+row's own suffix) and the same visibility rule: a query sees a key iff
+`lower <= key position <= upper`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from interp_jax.models.attention_pooled import pooled_attention
 from interp_jax.models.batch import Batch
 from interp_jax.models.cache import position_or_nowhere
 from interp_jax.models.fused import fused_attention
@@ -126,14 +128,17 @@ def attend(
         batch: the queries' tokens.
         taps: all taps of the block; those at the attention sites are used.
         path: `fused`, `reference`, or `auto`: reference where scores or weights
-            are read or edited, for one query, and up to `SMALL` queries x keys.
+            are read or edited (unless all that is asked can be summed by blocks of
+            queries), for one query, and up to `SMALL` queries x keys.
 
     Returns:
         [B, T, H, head_dim] in the wide dtype; zero for a query without keys.
         Under suppression, `keyless` counts (query, head) pairs that lost all keys.
     """
     at_scores = at_site(taps, "attn_scores")
-    open_weights = at_site(taps, "attn_weights") or any(not p.fusable for p in at_scores)
+    at_weights = at_site(taps, "attn_weights")
+    open_weights = any(not p.by_block for p in at_weights)
+    open_weights = open_weights or any(not p.fusable for p in at_scores)
     if path == "auto":
         size = q.shape[1] * sum(group.size for group in groups)
         few = q.shape[1] == 1 or size <= SMALL
@@ -144,7 +149,11 @@ def attend(
     for placed in at_scores:
         if placed.fusable:
             suppressions.append(placed.tap.suppression(placed.context(context), record))
-    if path == "fused":
+    if path == "fused" and at_weights:
+        out, seeing = _pooled(
+            q, groups, batch, scoring, tuple(suppressions), at_weights, context, record
+        )
+    elif path == "fused":
         out, seeing = _fused(q, groups, batch, scoring, tuple(suppressions))
     else:
         out, seeing = _reference(
@@ -242,6 +251,32 @@ def _fused_group(q, group, lower, upper, scoring, suppressions):
         key_positions=jnp.arange(k.shape[1], dtype=jnp.int32)[None], **options,
     )
     return out.reshape(*q.shape[:2], *out.shape[2:]), lse.reshape(q.shape[:3])
+
+
+def _pooled(q, groups, batch, scoring, suppressions, at_weights, context, record):
+    lower, upper = query_bounds(batch, scoring.window)
+    k, v = _joined(groups, q.shape[0])
+    positions = [position_or_nowhere(group.tokens) for group in groups]
+    out, seeing, sums = pooled_attention(
+        q, k, v, lower=lower, upper=upper,
+        key_positions=jnp.concatenate(positions, axis=1) if len(positions) > 1 else positions[0],
+        scale=scoring.scale, softcap=scoring.softcap, suppress=suppressions,
+        pools=[placed.tap.pooling(placed.context(context)) for placed in at_weights],
+    )
+    for placed, value in zip(at_weights, sums, strict=True):
+        placed.tap.pooled(value, placed.context(context), record)
+    return out, seeing
+
+
+def _joined(groups: tuple[KeyGroup, ...], rows: int) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of all groups as one, [B, S, K, head_dim]."""
+    pairs = [group.by_token() for group in groups]
+    if len(pairs) == 1 and pairs[0][0].shape[0] == rows:
+        return pairs[0]
+    dtype = max((k.dtype for k, _ in pairs), key=lambda dtype: dtype.itemsize)
+    spread = lambda a: jnp.broadcast_to(a.astype(dtype), (rows, *a.shape[1:]))
+    keys, values = zip(*pairs, strict=True)
+    return tuple(jnp.concatenate([spread(a) for a in part], axis=1) for part in (keys, values))
 
 
 def merge(parts: list[tuple[jax.Array, jax.Array]]) -> jax.Array:

@@ -101,6 +101,16 @@ class Tap(struct.Struct):
         """
         return False
 
+    @property
+    def by_block(self) -> bool:
+        """Whether this tap, at `attn_weights`, only reads sums over the weights.
+
+        Then the fused path carries it too, a block of queries at a time. It has
+        `pooling(context) -> Pooling`, what is to be summed, and
+        `pooled(sums, context, record)`, which takes the sums [B, H, M, N] in place of a visit.
+        """
+        return False
+
 
 @struct.pytree_dataclass
 class Placed(struct.Struct):
@@ -125,6 +135,11 @@ class Placed(struct.Struct):
     def fusable(self) -> bool:
         """Whether the fused attention path can carry this tap."""
         return self.tap.is_suppression
+
+    @property
+    def by_block(self) -> bool:
+        """Whether the fused attention path can carry this tap's look at the weights."""
+        return self.tap.by_block
 
     def context(self, context: Context) -> Context:
         """`context` as this tap sees it."""
