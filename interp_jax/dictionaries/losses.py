@@ -1,0 +1,248 @@
+"""The training loss, as a pure function of dictionary and batch.
+
+It returns what it saw beside the loss; counting that is the caller's step (`counts`). So a call
+for logging cannot change what is trained, as it does in the reference (spec of the crosscoder
+paper's code: validation there moves the dead-latent counters).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from interp_jax.dictionaries.activations import safe_norm, step
+from interp_jax.dictionaries.counts import Seen, annealed_k
+from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.recipe import Recipe
+from interp_jax.dictionaries.selection import pairs_of_batch, top_of_rows
+from interp_jax.dictionaries.sparse import decode_at, encode_at
+from interp_jax.runtime.errors import UserError
+
+Metrics = dict[str, jax.Array]
+
+
+def loss(
+    dictionary: Dictionary,
+    x: jax.Array,
+    step_number: jax.Array,
+    recipe: Recipe,
+    target: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[Metrics, Seen]]:
+    """The loss of one batch (crosscoder paper, section 3), computed in normalised space.
+
+    `relu`: reconstruction + mu * mean over rows of sum_j f_j s_j. `topk` and `batch_topk`:
+    reconstruction + alpha * auxiliary loss. `jumprelu` (arXiv 2407.14435): reconstruction + mu *
+    mean L0. `gated` (arXiv 2404.16014): reconstruction + mu * mean of the scaled gate's L1 +
+    mean squared error of the gate's own reconstruction by the frozen decoder. Reconstruction is
+    the mean over rows and outputs of the L2 norm of the error, or of its square
+    (`recipe.squared`); with `prefixes`, the mean of that over the nested dictionaries.
+
+    Args:
+        dictionary: as it is before the step.
+        x: [..., M, D], or [..., D] at M = 1.
+        step_number: int32 [], from 0; k is annealed by it.
+        recipe: coefficients and structure.
+        target: [..., O, D] or [..., D] at O = 1; None: x, when inputs and outputs agree.
+
+    Returns:
+        loss float32 []; metrics, float32 [] each: `loss`, `reconstruction`, `sparsity`,
+        `auxiliary`, `l0`, `dead` (share of latents), `full_rows`, `k`; and what was seen.
+
+    Raises:
+        UserError: no target for a transcoder, or a sparse path where there is none.
+    """
+    c = dictionary.config
+    if target is None and (c.inputs, c.width) != (c.outs, c.out_width):
+        raise UserError(
+            found="no target for a dictionary whose outputs differ from its inputs",
+            expected=f"activations [..., {c.outs}, {c.out_width}]",
+            do="give the target",
+        )
+    rows = dictionary.normalise(dictionary.rows(x))
+    goal = dictionary.normalise_targets(dictionary.targets(x if target is None else target))
+    k = annealed_k(dictionary.array("k"), step_number, recipe)
+    select = _sparse if recipe.decode == "sparse" else _dense
+    code, seen, parts, extra = select(dictionary, rows, k, recipe)
+    base = dictionary.array("decoder_bias")[None]
+    if c.skip:
+        base = base + dictionary.skipped(rows)
+    nested = [base + part for part in parts]
+    errors = [goal - out for out in nested]
+    reconstruction = sum(_reconstruction(e, recipe) for e in errors) / len(errors)
+    sparsity = auxiliary = jnp.zeros((), jnp.float32)
+    dead = dictionary.array("silent_tokens") >= recipe.dead_after
+    if c.activation in ("topk", "batch_topk"):
+        auxiliary = auxiliary_loss(dictionary, extra["again"], errors[-1], dead, recipe)
+        total = reconstruction + recipe.auxiliary * auxiliary
+    else:
+        sparsity = _sparsity(dictionary, code, extra["linear"], recipe)
+        total = reconstruction + recipe.sparsity * sparsity
+        if c.activation == "gated":
+            auxiliary = _gate_error(dictionary, extra["linear"], goal, base)
+            total = total + auxiliary
+    metrics = {
+        "loss": total,
+        "reconstruction": reconstruction,
+        "sparsity": sparsity,
+        "auxiliary": auxiliary,
+        "l0": extra["l0"],
+        "dead": jnp.mean(dead.astype(jnp.float32)),
+        "full_rows": extra["full_rows"],
+        "k": k.astype(jnp.float32),
+    }
+    return total, (jax.tree.map(jax.lax.stop_gradient, metrics), seen)
+
+
+def _reconstruction(error: jax.Array, recipe: Recipe) -> jax.Array:
+    """[B, O, D] -> []."""
+    if recipe.squared:
+        return jnp.mean(jnp.sum(jnp.square(error), axis=-1))
+    return jnp.mean(safe_norm(error))
+
+
+def _dense(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe):
+    """Code [B, F] (or [B, O, F]), what was seen, reconstructions [B, O, D] per prefix, the rest."""
+    c = dictionary.config
+    linear = dictionary.linear(dictionary.read(rows))
+    whole = dictionary.activate(linear, recipe.bandwidth)
+    mask = dictionary.keep(whole, "training", k, recipe.row_capacity)
+    code = jnp.where(mask, whole[:, None] if c.decoupled else whole, 0.0)
+    parts, below, total = [], 0, jnp.zeros((), jnp.float32)
+    for size in c.prefixes or (c.latents,):
+        if c.prefixes:
+            piece = code[..., below:size]
+            spec = "bof,fod->bod" if c.decoupled else "bf,fod->bod"
+            total = total + dictionary.product(piece, dictionary.decoder_rows()[below:size], spec)
+        else:
+            total = dictionary.decode_rows(code)
+        parts.append(total)
+        below = size
+    axes = (0, 2) if c.decoupled else (0, 1)
+    scaled = dictionary.scaled(code)
+    fired = jnp.any(code > 0, axis=tuple(range(code.ndim - 1)))
+    smallest = jnp.min(jnp.where(code > 0, scaled, jnp.inf), axis=axes)
+    if c.activation != "batch_topk":  # the only one with a threshold to follow
+        smallest = jnp.full_like(smallest, jnp.inf)
+    seen = Seen(fired, jax.lax.stop_gradient(smallest), jnp.asarray(rows.shape[0], jnp.int32))
+    extra = {
+        "linear": linear,
+        "again": lambda: whole,
+        "l0": jnp.mean(jnp.sum((code > 0).astype(jnp.float32), axis=-1)),
+        "full_rows": jnp.zeros((), jnp.float32),
+    }
+    return code, seen, parts, extra
+
+
+def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe):
+    """As `_dense`, with gradients at the kept latents only; the code is [B, C] of pairs."""
+    c = dictionary.config
+    if c.activation not in ("topk", "batch_topk") or c.decoupled or c.matmul_dtype != "float32":
+        raise UserError(
+            found=f"decode = sparse with {c.activation}, {c.code_norm}, {c.matmul_dtype}",
+            expected="topk or batch_topk, one code for all outputs, float32",
+            do="take decode = dense",
+        )
+    seen_by_encoder = dictionary.read(rows)
+    frozen = jax.lax.stop_gradient
+    whole = frozen(dictionary.activate(dictionary.linear(frozen(seen_by_encoder))))
+    scaled = whole * frozen(dictionary.scale())[None]
+    capacity = min(recipe.row_capacity or c.latents, c.latents)
+    if c.activation == "topk":
+        latents = jax.lax.top_k(scaled, capacity)[1]
+        ranks = jax.lax.broadcasted_iota(jnp.int32, latents.shape, 1)
+        keep = (ranks < k) & (jnp.take_along_axis(scaled, latents, axis=1) > 0)
+        full = jnp.where(k > capacity, rows.shape[0], 0)
+    else:
+        latents, keep, full = pairs_of_batch(scaled, k * rows.shape[0], capacity)
+    values = jnp.where(keep, jnp.take_along_axis(whole, latents, axis=1), 0.0)
+    values = encode_at(
+        seen_by_encoder,
+        dictionary.array("encoder"),
+        dictionary.array("encoder_bias"),
+        values,
+        latents,
+        recipe.rows_at_once,
+    )
+    parts, below, total = [], 0, jnp.zeros((), jnp.float32)
+    for size in c.prefixes or (c.latents,):
+        inside = (latents >= below) & (latents < size)
+        piece = jnp.where(inside, values, 0.0) if c.prefixes else values
+        out = decode_at(piece, latents, dictionary.array("decoder"), recipe.rows_at_once)
+        total = total + out.reshape(-1, c.outs, c.out_width)
+        parts.append(total)
+        below = size
+    positive = keep & (values > 0)
+    fired = jnp.zeros(c.latents, bool).at[latents].max(positive)
+    kept_scaled = jnp.where(positive, jnp.take_along_axis(scaled, latents, axis=1), jnp.inf)
+    smallest = jnp.min(kept_scaled) if c.activation == "batch_topk" else jnp.float32(jnp.inf)
+    seen = Seen(fired, smallest, jnp.asarray(rows.shape[0], jnp.int32))
+    extra = {
+        # The auxiliary loss needs a gradient at other latents: encoded again, and only if
+        # a latent is dead.
+        "again": lambda: dictionary.activate(dictionary.linear(dictionary.read(rows))),
+        "l0": jnp.mean(jnp.sum(positive.astype(jnp.float32), axis=-1)),
+        "full_rows": full.astype(jnp.float32),
+    }
+    return values, seen, parts, extra
+
+
+def auxiliary_loss(dictionary, whole, error: jax.Array, dead: jax.Array, recipe: Recipe):
+    """How well dead latents explain what is left over (section 3.2), float32 [].
+
+    Per row the k_aux = min(width // 2, number of dead) largest scaled activations among dead
+    latents; their reconstruction, without bias, against the residual, which carries no gradient.
+    The squared error divided by the residual's variance over the batch; 0 where that is not a
+    number, and 0 when nothing is dead.
+
+    Args:
+        dictionary: gives decoder and scale.
+        whole: a function that gives the code [B, F] before selection.
+        error: float32 [B, O, D].
+        dead: bool [F].
+        recipe: gives `auxiliary_k`.
+    """
+    error = jax.lax.stop_gradient(error)
+    most = recipe.auxiliary_k or max(dictionary.config.out_width // 2, 1)
+
+    def explain():
+        code = whole()
+        scale = dictionary.scale()
+        ranked = code * (scale.sum(0) if scale.ndim == 2 else scale)[None]
+        count = jnp.minimum(jnp.sum(dead, dtype=jnp.int32), most)
+        mask = top_of_rows(jnp.where(dead[None], ranked, 0.0), count)
+        left = error - _decode_whole(dictionary, jnp.where(mask, code, 0.0))
+        spread = jnp.mean(_square(error - jnp.mean(error, axis=0, keepdims=True)))
+        ratio = jnp.mean(_square(left)) / jnp.where(spread > 0, spread, 1.0)
+        return jnp.where((spread > 0) & jnp.isfinite(ratio), ratio, 0.0)
+
+    # Computed again in the backward pass: else both branches write residuals of size [B, F].
+    explain = jax.checkpoint(explain)
+    return jax.lax.cond(jnp.any(dead), explain, lambda: jnp.zeros((), jnp.float32))
+
+
+def _decode_whole(dictionary: Dictionary, code: jax.Array) -> jax.Array:
+    c = dictionary.config
+    out = dictionary.product(code, dictionary.array("decoder"), "bf,fd->bd")
+    return out.reshape(-1, c.outs, c.out_width)
+
+
+def _square(error: jax.Array) -> jax.Array:
+    """[B, O, D] -> [B], both axes flattened."""
+    return jnp.sum(jnp.square(error), axis=(1, 2))
+
+
+def _sparsity(dictionary: Dictionary, code, linear, recipe: Recipe) -> jax.Array:
+    if dictionary.config.activation == "jumprelu":
+        pre = linear + dictionary.array("encoder_bias")[None]
+        active = step(pre, dictionary.array("jump_threshold"), recipe.bandwidth)
+        return jnp.mean(jnp.sum(active, axis=-1))
+    if dictionary.config.activation == "gated":
+        code = jax.nn.relu(linear + dictionary.array("encoder_bias")[None])
+    return jnp.mean(jnp.sum(dictionary.scaled(code), axis=-1))
+
+
+def _gate_error(dictionary: Dictionary, linear, goal, base) -> jax.Array:
+    gate = jax.nn.relu(linear + dictionary.array("encoder_bias")[None])
+    decoder = jax.lax.stop_gradient(dictionary.array("decoder"))
+    out = dictionary.product(gate, decoder, "bf,fd->bd").reshape(goal.shape)
+    return jnp.mean(jnp.sum(jnp.square(goal - out - jax.lax.stop_gradient(base)), axis=-1))

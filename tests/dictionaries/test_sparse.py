@@ -1,0 +1,86 @@
+"""Oracle 15: the sparse path gives the loss and every gradient of the dense one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from interp_jax.dictionaries.build import crosscoder, sae
+from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.losses import loss
+from interp_jax.dictionaries.recipe import Recipe, quickest
+from interp_jax.dictionaries.training import split
+from interp_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.core
+D, F, B, K = 6, 32, 13, 3
+
+
+def make(key, kind: str) -> tuple[Dictionary, jax.Array]:
+    few_dead = jnp.where(jnp.arange(F) % 7 == 0, 10_000_000, 0).astype(jnp.int32)
+    x = jax.random.normal(key, (B, 2, D) if kind == "crosscoder" else (B, D))
+    d = {
+        "crosscoder": lambda: crosscoder(2, D, F, key, k=K),
+        "centred": lambda: sae(D, F, key, k=K, centred=True, code_norm="sae"),
+        "topk": lambda: sae(D, F, key, k=K, activation="topk"),
+        "matryoshka": lambda: sae(D, F, key, k=K, prefixes=(8, F)),
+    }[kind]()
+    bias = 0.1 * jax.random.normal(key, d.array("decoder_bias").shape)
+    return Dictionary(d.config, d.arrays() | {"silent_tokens": few_dead, "decoder_bias": bias}), x
+
+
+@pytest.mark.parametrize(
+    "kind, rows", [("crosscoder", 1), ("centred", 4), ("topk", 1), ("matryoshka", 13)]
+)
+def test_same_loss_and_gradients(fresh_key, kind, rows):
+    d, x = make(fresh_key(), kind)
+    graph, params, counts = split(d)
+
+    def both(params, recipe):
+        of = lambda p: loss(nnx.merge(graph, p, counts), x, jnp.int32(0), recipe)
+        return jax.value_and_grad(of, has_aux=True)(params)
+
+    sparse = Recipe(decode="sparse", row_capacity=20, rows_at_once=rows)
+    (a, (metrics_a, seen_a)), grad_a = jax.jit(both)(params, Recipe())
+    (b, (metrics_b, seen_b)), grad_b = jax.jit(both)(params, sparse)
+    assert float(metrics_b["full_rows"]) == 0
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for name in metrics_a:
+        np.testing.assert_allclose(metrics_a[name], metrics_b[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(seen_a.fired, seen_b.fired)
+    np.testing.assert_allclose(seen_a.smallest, seen_b.smallest, rtol=1e-6)
+    assert float(metrics_a["auxiliary"]) > 0
+    for name in grad_a:
+        g, h = grad_a[name].get_value(), grad_b[name].get_value()
+        assert np.any(g), name
+        np.testing.assert_allclose(g, h, atol=1e-5 * float(jnp.max(jnp.abs(g))), err_msg=name)
+
+
+def test_too_little_room_is_counted(fresh_key):
+    d, x = make(fresh_key(), "crosscoder")
+    recipe = Recipe(decode="sparse", row_capacity=2)
+    _, (metrics, _) = jax.jit(loss)(d, x, jnp.int32(0), recipe)
+    assert float(metrics["full_rows"]) > 0 and float(metrics["l0"]) < K
+
+
+def test_row_capacity_leaves_the_dense_path_exact(fresh_key):
+    d, x = make(fresh_key(), "crosscoder")
+    a, _ = jax.jit(loss)(d, x, jnp.int32(0), Recipe())
+    for capacity in (2, 16):
+        b, _ = jax.jit(loss)(d, x, jnp.int32(0), Recipe(row_capacity=capacity))
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_no_sparse_path_where_codes_are_not_sparse(fresh_key):
+    d = sae(D, F, fresh_key(), activation="relu")
+    with pytest.raises(UserError, match="sparse"):
+        loss(d, jnp.ones((B, D)), jnp.int32(0), Recipe(decode="sparse"))
+
+
+def test_what_is_quickest():
+    assert quickest(16384, 100, "cpu") == {"decode": "sparse", "row_capacity": 256}
+    assert quickest(512, 100, "cpu")["decode"] == "dense"
+    assert quickest(16384, 100, "gpu") == {"decode": "dense", "row_capacity": None}
