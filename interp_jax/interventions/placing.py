@@ -63,7 +63,7 @@ def place(network: Decoder, tap: Tap, layer_weights: jax.Array | None = None) ->
     for segment in network.segments:
         count = segment.repeats * len(segment.pattern) if isinstance(segment, Stack) else 1
         here = [layer for layer in range(first, first + count) if layer in slot_of]
-        if here and isinstance(segment, Stack) and _needs_reference(tap):
+        if here and isinstance(segment, Stack) and _stands_apart(tap, len(here), segment):
             parts = segment.isolate(set(here))
         else:
             parts = (segment,)
@@ -126,8 +126,15 @@ def _place_in(part: Block | Stack, first: int, tap: Tap, slot_of, layer_weights)
     return dataclasses.replace(part, taps=tuple(groups))
 
 
-def _needs_reference(tap: Tap) -> bool:
-    return tap.site.name in ("attn_scores", "attn_weights") and not tap.is_suppression
+def _stands_apart(tap: Tap, layers: int, stack: Stack) -> bool:
+    """Whether the layers that a tap is placed in are taken out of the scan.
+
+    Those whose weights exist are. Sums over weights made on the way stay in it where every
+    layer is asked for them.
+    """
+    if tap.site.name not in ("attn_scores", "attn_weights") or tap.is_suppression:
+        return False
+    return not (tap.by_block and layers == stack.repeats * len(stack.pattern))
 
 
 def _same(name: str, asked: str) -> bool:
