@@ -27,7 +27,6 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -35,6 +34,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import QUIET, processor, timed, versions, wait_until_quiet
 
 from interp_jax.generation.engine import Engine
 from interp_jax.generation.language_model import load
@@ -46,7 +46,6 @@ from interp_jax.models.safetensors_write import save_hf
 MODES = {"top_p": {"temperature": 0.6, "top_p": 0.95}, "greedy": {"temperature": 0.0}}
 DTYPES = ("float32", "bfloat16")
 PROMPT = 64
-QUIET = 0.1
 TEXT = (
     "A train leaves the station at nine and travels at sixty kilometres an hour. Half an hour "
     "later a second train follows on a parallel track at ninety. We want to know when, and how "
@@ -91,34 +90,6 @@ def theirs(model, mode: str, prompts: np.ndarray, new: int):
         return (out.shape[1] - ids.shape[1]) * len(ids)
 
     return run
-
-
-def busy_seconds() -> tuple[float, float]:
-    """CPU seconds so far: of the whole machine (0 where it does not say), of this process."""
-    own, stat = os.times(), pathlib.Path("/proc/stat")
-    if not stat.exists():
-        return 0.0, own.user + own.system
-    user, nice, system, _, _, irq, soft = map(int, stat.read_text().split()[1:8])
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + soft) / ticks, own.user + own.system
-
-
-def timed(function) -> tuple[float, float]:
-    """Tokens per second of one call, and the share of the cores that others took meanwhile."""
-    everyone, own = busy_seconds()
-    start = time.perf_counter()
-    tokens = function()
-    seconds = time.perf_counter() - start
-    after, own_after = busy_seconds()
-    others = max(0.0, (after - everyone) - (own_after - own))
-    return tokens / seconds, others / (seconds * (os.cpu_count() or 1))
-
-
-def wait_until_quiet(deadline: float) -> None:
-    """Until the others take less than 5 % of the cores for two seconds, or the deadline."""
-    while time.monotonic() < deadline:
-        if timed(lambda: time.sleep(2) or 1)[1] < QUIET / 2:
-            return
 
 
 def best_seconds(function, repeats: int = 15) -> float:
@@ -173,27 +144,6 @@ def floor(config, dtype: str, rows: int, new: int, gflops: float, bytes_per_s: f
     step = max(2 * weights * rows / (gflops * 1e9), read / bytes_per_s)
     prefill = 2 * body * rows * (PROMPT - 1) / (gflops * 1e9)
     return rows * new / (step * new + prefill)
-
-
-def versions() -> dict[str, str]:
-    """Library versions of this run."""
-    import torch
-    import transformers
-
-    return {
-        "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def processor() -> str:
-    """The CPU's generic name."""
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure(mode, contenders, repeats, rows, new, floors, device, deadline) -> list[dict]:
@@ -262,7 +212,7 @@ def main() -> None:
             peers[dtype] = transformers.AutoModelForCausalLM.from_pretrained(
                 f"{folder}/m", dtype=getattr(torch, dtype), attn_implementation="sdpa"
             ).eval()
-    device = f"{processor()}, {os.cpu_count()} cores"
+    device = processor()
     print(f"{device}; {versions()}; torch threads {torch.get_num_threads()}; sdpa, inference mode")
     print(f"prompts of {PROMPT} tokens, {new} new ones, median of {repeats}, in turns; tokens/s")
     wait_until_quiet(deadline)

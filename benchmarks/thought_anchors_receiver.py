@@ -27,11 +27,9 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import processor, timed, versions
 
 from interp_jax.generation.language_model import load
 from interp_jax.interventions.reads import AsIs, SpanMeans, span_weights
@@ -104,7 +103,7 @@ def cases(quick: bool) -> list[dict]:
     shapes = parameter_shapes(network.config)
     base = {
         "case": f"sentence attention T={length}",
-        "device": f"{processor()}, {os.cpu_count()} cores", "versions": versions(),
+        "device": processor(), "versions": versions(),
         "sizes": {
             "T": length, "sentences": len(spans), "model": "SmolLM2-135M-Instruct",
             "layers": network.config.n_layers, "heads": network.config.n_heads,
@@ -219,16 +218,6 @@ def mib(program) -> float:
     return program.memory_analysis().temp_size_in_bytes / 2**20
 
 
-def busy_seconds() -> tuple[float, float]:
-    """CPU seconds so far: of the whole machine (0 where it does not say), of this process."""
-    own, stat = os.times(), Path("/proc/stat")
-    if not stat.exists():
-        return 0.0, own.user + own.system
-    user, nice, system, _, _, irq, soft = map(int, stat.read_text().split()[1:8])
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + soft) / ticks, own.user + own.system
-
-
 def alternate(sides: dict, rounds: int) -> tuple[dict[str, float], float, float]:
     """Median seconds of each side, the matmul rate in FLOP/s, and what others took at most."""
     x = jnp.ones((2048, 1024), jnp.float32)
@@ -239,38 +228,12 @@ def alternate(sides: dict, rounds: int) -> tuple[dict[str, float], float, float]
     worst = 0.0
     for _ in range(rounds):
         for name, run in everything.items():
-            everyone, own = busy_seconds()
-            start = time.perf_counter()
-            run()
-            seconds = time.perf_counter() - start
-            after, own_after = busy_seconds()
+            _, seconds, others = timed(run)
             times[name].append(seconds)
             if name != "matmul":
-                others = max(0.0, (after - everyone) - (own_after - own))
-                worst = max(worst, others / (seconds * (os.cpu_count() or 1)))
+                worst = max(worst, others)
     rate = 2 * 2048 * 2048 * 1024 / min(times.pop("matmul"))
     return {name: statistics.median(several) for name, several in times.items()}, rate, worst
-
-
-def versions() -> dict[str, str]:
-    """Library versions of this run."""
-    found = {"python": platform.python_version(), "jax": jax.__version__}
-    for name in ("torch", "transformers"):
-        if name in sys.modules:
-            found[name] = sys.modules[name].__version__
-    return found
-
-
-def processor() -> str:
-    """The CPU's or accelerator's generic name."""
-    if jax.default_backend() != "cpu":
-        return jax.devices()[0].device_kind
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

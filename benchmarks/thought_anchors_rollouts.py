@@ -30,7 +30,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from generation import matmul_rates, processor, timed, versions, wait_until_quiet
+from generation import matmul_rates
+from measuring import processor, timed, versions, wait_until_quiet
 from thought_anchors_suppression import flops, make_trace
 
 from interp_jax.generation.engine import Engine

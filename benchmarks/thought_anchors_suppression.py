@@ -35,7 +35,6 @@ import ctypes
 import json
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
@@ -47,6 +46,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import processor, timed, versions, wait_until_quiet
 
 from interp_jax.generation.language_model import LanguageModel, load
 from interp_jax.generation.prompts import Prompt
@@ -71,7 +71,6 @@ from interp_jax.studies.thought_anchors.suppression_suffix import (
 )
 from interp_jax.text.sentences import split_sentences, token_ranges
 
-QUIET = 0.1
 OPENINGS = ("First", "Next", "Then", "After that", "So", "Now", "Wait, check this", "Therefore")
 THINGS = ("apples", "coins", "pages", "litres of water", "bricks", "tickets")
 
@@ -180,24 +179,10 @@ class Cost:
 
 def measure(function, sources: int) -> Cost:
     """Runs once."""
-    before, own = busy_seconds()
-    resident = reset_peak()
-    start, cpu = time.perf_counter(), time.process_time()
-    function()
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    after, own_after = busy_seconds()
-    others = max(0.0, (after - before) - (own_after - own)) / (seconds * (os.cpu_count() or 1))
+    resident, cpu = reset_peak(), time.process_time()
+    _, seconds, others = timed(function)
+    cpu = time.process_time() - cpu
     return Cost(seconds / sources, cpu / sources, status_bytes("VmHWM") - resident, others)
-
-
-def busy_seconds() -> tuple[float, float]:
-    """CPU seconds so far: of the whole machine (0 where it does not say), of this process."""
-    own, stat = os.times(), pathlib.Path("/proc/stat")
-    if not stat.exists():
-        return 0.0, own.user + own.system
-    user, nice, system, _, _, irq, soft = map(int, stat.read_text().split()[1:8])
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + soft) / ticks, own.user + own.system
 
 
 def status_bytes(name: str) -> float:
@@ -219,13 +204,6 @@ def reset_peak() -> float:
     except OSError:
         return float("nan")
     return status_bytes("VmRSS")
-
-
-def wait_until_quiet(deadline: float) -> None:
-    """Until the others take less than 5 % of the cores for two seconds, or the deadline."""
-    while time.monotonic() < deadline:
-        if measure(lambda: time.sleep(2), 1).others < QUIET / 2:
-            return
 
 
 def flops(config: ModelConfig, tokens: int, seen: float, predicted: int) -> float:
@@ -292,25 +270,6 @@ def matmul_rates(config: ModelConfig, rows: int) -> dict[str, float]:
             side()
             best[name] = min(best[name], time.perf_counter() - start)
     return {name: 2.0 * x.size * w.shape[1] / seconds for name, seconds in best.items()}
-
-
-def versions() -> dict[str, str]:
-    """Library versions of this run."""
-    import torch
-    import transformers
-
-    return {
-        "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def processor() -> str:
-    """The CPU's generic name and the number of cores."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def agree(peer: Peer, effects: np.ndarray, sources: list[int]) -> None:

@@ -14,12 +14,12 @@ import html
 import importlib.resources
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from interp_jax.report.embed import embed_json
+from interp_jax.runtime.atomic import atomic_write_text
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -104,17 +104,7 @@ def write_page(path: str | os.PathLike[str], page: str) -> Path:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes private files; a report is for sharing.
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    atomic_write_text(target, page)
     return target
 
 

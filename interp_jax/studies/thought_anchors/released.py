@@ -10,13 +10,13 @@ same values, key order and bytes. Fields beyond the documented ones are kept.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp_jax.runtime.atomic import atomic_write_text
 from interp_jax.runtime.errors import UserError
 
 Record = dict[str, Any]
@@ -205,12 +205,7 @@ def _save(path: Path, content: Any, indent: int | None) -> Path:
             error
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    atomic_write_text(path, text)
     return path
 
 

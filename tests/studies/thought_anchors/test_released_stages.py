@@ -18,8 +18,9 @@ from interp_jax.studies.thought_anchors.released import (
     write_trace,
 )
 from interp_jax.studies.thought_anchors.released_matrices import matrix_from_impacts
-from interp_jax.text.embeddings import load_minilm
 from tests.studies.thought_anchors.small_study import MODEL
+
+pytestmark = pytest.mark.usefixtures("one_encoder")
 
 SENTENCES = [
     "Alice has two cats and two dogs.", "So there are two and two of them.",
@@ -29,15 +30,6 @@ TEXT = " ".join(SENTENCES)
 OTHER = "The Queen was very angry with the gardeners."
 # Right answers among four rollouts at each sentence; at 2 a request failed.
 RIGHT = {0: 1, 1: 1, 2: 3, 3: 4}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def encoder():
-    """MiniLM, loaded once."""
-    loaded = load_minilm()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "load_minilm", lambda: loaded)
-        yield
 
 
 def record(index, number, right):

@@ -13,7 +13,6 @@ from tests.studies.thought_anchors.report_page import (
     HOSTILE,
     both,
     cell,
-    chromium,
     click,
     go,
     hover,
@@ -28,12 +27,6 @@ from tests.studies.thought_anchors.synthetic_report import (
 )
 
 pytestmark = pytest.mark.browser
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):

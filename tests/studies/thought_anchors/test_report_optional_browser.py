@@ -7,7 +7,6 @@ import pytest
 from interp_jax.studies.thought_anchors.report import write_report
 from tests.studies.thought_anchors.report_page import (
     HOSTILE,
-    chromium,
     click,
     keys,
     open_page,
@@ -17,12 +16,6 @@ from tests.studies.thought_anchors.report_page import (
 from tests.studies.thought_anchors.synthetic_report import TAGS, make_full_report
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from interp_jax.studies.thought_anchors.presenting import report_parts
 from interp_jax.studies.thought_anchors.released import read_trace
 from interp_jax.studies.thought_anchors.report_data import check
 from interp_jax.studies.thought_anchors.scoring import Scores
-from interp_jax.text.embeddings import load_minilm
 from tests.studies.thought_anchors.small_study import small_config, small_model
+
+pytestmark = pytest.mark.usefixtures("one_encoder")
 
 STAGES = ("base", "rollouts", "forced", "score", "labels", "white_box", "report")
 # Everything that is off by default, with few and short texts. Forced answers are as long as
@@ -34,15 +35,6 @@ OPTIONS = dict(
 @pytest.fixture(scope="module")
 def lm():
     return small_model()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def encoder():
-    """MiniLM, loaded once."""
-    loaded = load_minilm()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "load_minilm", lambda: loaded)
-        yield
 
 
 @pytest.fixture(scope="module")

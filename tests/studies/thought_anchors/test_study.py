@@ -20,22 +20,14 @@ from interp_jax.studies.thought_anchors.released import read_trace
 from interp_jax.studies.thought_anchors.released_matrices import matrix_from_impacts
 from interp_jax.studies.thought_anchors.rollouts import Reader
 from interp_jax.studies.thought_anchors.suppression import FLOOR, Suppression
-from interp_jax.text.embeddings import load_minilm
 from tests.studies.thought_anchors.small_study import small_config, small_model
+
+pytestmark = pytest.mark.usefixtures("one_encoder")
 
 
 @pytest.fixture(scope="module")
 def lm():
     return small_model()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def encoder():
-    """MiniLM, loaded once."""
-    loaded = load_minilm()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "load_minilm", lambda: loaded)
-        yield
 
 
 @pytest.fixture(scope="module")

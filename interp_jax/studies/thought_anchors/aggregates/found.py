@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp_jax.runtime.errors import UserError
+from interp_jax.studies.thought_anchors.trace_folders import trace_folders
 
 LABELED = "chunks_labeled.json"
 _KINDS = ("correct_base_solution", "incorrect_base_solution")
@@ -42,32 +42,9 @@ class FoundTrace:
 
 
 def find_traces(roots: Sequence[str | Path]) -> list[FoundTrace]:
-    """Every labelled trace under the roots, each once, sorted by folder.
-
-    Folders of rollouts (`chunk_<i>`) are not entered: there are thousands of them.
-
-    Raises:
-        UserError: a root is no folder, or there is no labelled trace under any of them.
-    """
-    folders: set[Path] = set()
-    for root in map(Path, roots):
-        if not root.is_dir():
-            raise UserError(
-                found=f"no folder at {root}",
-                expected="a folder with traces in it",
-                do="name folders that exist",
-            )
-        for place, below, files in os.walk(root):
-            below[:] = [name for name in below if not name.startswith("chunk_")]
-            if LABELED in files:
-                folders.add(Path(place).resolve())
-    if not folders:
-        raise UserError(
-            found="no traces in " + (", ".join(map(str, roots)) or "no folders at all"),
-            expected=f"folders with a {LABELED} somewhere below",
-            do="name the folder of a released model, of a problem, or the workdir of a run",
-        )
-    return [_described(folder) for folder in sorted(folders)]
+    """Every labelled trace under the roots; see `trace_folders` for what it raises."""
+    folders = trace_folders(roots, (LABELED,))
+    return [_described(folder.resolve()) for folder in folders]
 
 
 def _described(folder: Path) -> FoundTrace:

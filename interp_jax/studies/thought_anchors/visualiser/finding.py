@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp_jax.runtime.errors import UserError
 from interp_jax.studies.thought_anchors.released import ReleasedTrace
+from interp_jax.studies.thought_anchors.trace_folders import trace_folders
 from interp_jax.studies.thought_anchors.visualiser.data import is_graded
 
 # A folder with one of these holds the sentences of a trace.
@@ -20,43 +20,12 @@ _SENTENCES = (
     "step_importance_supp.json",
 )
 _OUTCOME = re.compile(r"(correct|incorrect)_base_solution")
-_ROLLOUTS = re.compile(r"chunk_\d+")
 _SAMPLING = re.compile(r"temperature_.*")
 
 
 def find_traces(folders: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Folders that hold a trace in the released layout, each once, in order of their paths.
-
-    A given folder may be a trace itself, a run's folder (its trace is in `trace/`), or any tree
-    of them. Forced-answer rollouts (`..._forced_answer`) are no traces of their own, and links
-    to folders are not followed.
-
-    Raises:
-        UserError: a given folder does not exist, or none of them holds a trace.
-    """
-    found: dict[Path, Path] = {}
-    for given in map(Path, folders):
-        if not given.is_dir():
-            raise UserError(
-                found=f"no folder {given}",
-                expected="a folder with traces",
-                do="check the path",
-            )
-        for root, below, files in os.walk(given):
-            below[:] = sorted(
-                name
-                for name in below
-                if not _ROLLOUTS.fullmatch(name) and not name.endswith("_forced_answer")
-            )
-            if any(name in files for name in _SENTENCES):
-                found.setdefault(Path(root).resolve(), Path(root))
-    if not found:
-        raise UserError(
-            found="no trace in " + ", ".join(map(str, folders)),
-            expected="folders with one of " + ", ".join(_SENTENCES),
-            do="name the folder of a run or of released traces",
-        )
-    return [found[path] for path in sorted(found)]
+    """Folders that hold the sentences of a trace; see `trace_folders` for what it raises."""
+    return trace_folders(folders, _SENTENCES)
 
 
 def describe(folder: Path, trace: ReleasedTrace) -> dict[str, str]:

@@ -171,7 +171,7 @@ def test_bad_places_and_bad_folders_are_refused(tmp_path):
         ([root], tmp_path / "other", "another page at"),
         ([root], tmp_path / "other/index.html", "a file at"),
         ([tmp_path / "absent"], tmp_path / "new", "no folder"),
-        ([tmp_path / "other"], tmp_path / "new", "no trace in"),
+        ([tmp_path / "other"], tmp_path / "new", "no traces in"),
     ):
         with pytest.raises(UserError, match=said):
             build_site(folders, out)

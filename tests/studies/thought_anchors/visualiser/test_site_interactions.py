@@ -8,7 +8,6 @@ from interp_jax.studies.thought_anchors.normalise import distance_residual
 from interp_jax.studies.thought_anchors.visualiser.site import build_site
 from tests.studies.thought_anchors.report_page import (
     both,
-    chromium,
     click,
     go,
     hover,
@@ -39,12 +38,6 @@ from tests.studies.thought_anchors.visualiser.synthetic_traces import (
 )
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from interp_jax.studies.thought_anchors.released import write_trace
 from interp_jax.studies.thought_anchors.visualiser.site import build_site
 from tests.studies.thought_anchors.report_page import (
     HOSTILE,
-    chromium,
     click,
     find,
     keys,
@@ -43,12 +42,6 @@ from tests.studies.thought_anchors.visualiser.synthetic_traces import (
 pytestmark = pytest.mark.browser
 
 FIRST = "alpha--correct--7"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")
