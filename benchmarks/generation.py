@@ -34,7 +34,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import QUIET, processor, timed, versions, wait_until_quiet
+from measuring import QUIET, processor, rate, versions, wait_until_quiet
 
 from interp_jax.generation.engine import Engine
 from interp_jax.generation.language_model import load
@@ -158,7 +158,7 @@ def measure(mode, contenders, repeats, rows, new, floors, device, deadline) -> l
         sum(worst(done) <= QUIET for done in rounds) < repeats and time.monotonic() < deadline
     ):
         wait_until_quiet(deadline)
-        rounds.append({name: timed(run) for name, run in contenders.items()})
+        rounds.append({name: rate(run) for name, run in contenders.items()})
     # The rounds are chosen by what others did, never by what came out.
     kept = sorted(rounds, key=worst)[:repeats]
     rates = {name: [done[name][0] for done in kept] for name in contenders}

@@ -8,6 +8,8 @@ import platform
 import sys
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # run without installing
+
 import jax
 
 QUIET = 0.1
@@ -33,6 +35,12 @@ def timed(function) -> tuple[object, float, float]:
     after, own_after = busy_seconds()
     others = max(0.0, (after - everyone) - (own_after - own))
     return result, seconds, others / (seconds * (os.cpu_count() or 1))
+
+
+def rate(function) -> tuple[float, float]:
+    """Tokens per second of a call that returns its tokens, and what others took meanwhile."""
+    tokens, seconds, others = timed(function)
+    return tokens / seconds, others
 
 
 def wait_until_quiet(deadline: float) -> None:

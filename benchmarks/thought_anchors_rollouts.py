@@ -31,7 +31,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from generation import matmul_rates
-from measuring import processor, timed, versions, wait_until_quiet
+from measuring import processor, rate, versions, wait_until_quiet
 from thought_anchors_suppression import flops, make_trace
 
 from interp_jax.generation.engine import Engine
@@ -125,17 +125,17 @@ def cases(quick: bool = False, patience: float = 0.0) -> list[dict]:
     for name, run in contenders.items():
         if name.startswith("interp_jax"):
             print(f"first call of {name}, compilation included: {len(cuts) * n * new} tokens in "
-                  f"{len(cuts) * n * new / timed(run)[0]:.1f} s")
+                  f"{len(cuts) * n * new / rate(run)[0]:.1f} s")
     rates = {name: [] for name in contenders}
     shares = {name: [] for name in contenders}
     peak = matmul_rates(1024)
     for _ in range(rounds):
         wait_until_quiet(deadline)
         for name, run in contenders.items():
-            rate, others = timed(run)
-            rates[name].append(rate)
+            speed, others = rate(run)
+            rates[name].append(speed)
             shares[name].append(others)
-            print(f"  {name}: {rate:.1f} tokens/s (others {others:.0%})", flush=True)
+            print(f"  {name}: {speed:.1f} tokens/s (others {others:.0%})", flush=True)
     middle = {name: statistics.median(own) for name, own in rates.items()}
     rows = []
     for peer in ("generate", "shared cache"):
