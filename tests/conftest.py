@@ -8,8 +8,10 @@ import itertools
 import os
 import pathlib
 
-# Before JAX wakes.
-os.environ["JAX_PLATFORMS"] = "cpu"
+# Before JAX wakes. `INTERP_JAX_TEST_PLATFORM=cuda` runs the tests on an accelerator instead; those
+# that need eight devices fail there.
+PLATFORM = os.environ.get("INTERP_JAX_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
@@ -29,6 +31,9 @@ from interp_jax.runtime import compilation, keys  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if PLATFORM != "cpu":
+    # Else float32 is cut before it is multiplied, and the tolerances are those of float32.
+    jax.config.update("jax_default_matmul_precision", "highest")
 # A folder for compiled programs makes a second run quicker; programs fetched from there count as
 # compiled (see `CompileCounter`). Off unless asked for: reading an entry has aborted a run.
 if os.environ.get("INTERP_JAX_TEST_CACHE"):

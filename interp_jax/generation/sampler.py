@@ -26,8 +26,9 @@ from interp_jax.runtime.errors import UserError
 CANDIDATE_BLOCKS = 64
 """Blocks that are searched first: any nucleus or top-k of up to 64 tokens fits, many do beyond."""
 
-_WHOLE_ROWS_AT_ONCE = 2
-"""Rows searched whole at a time: few, so that they stay in a core's cache (0.2 MB each)."""
+_WHOLE_ROWS_AT_ONCE = {"cpu": 2}
+"""Rows searched whole at a time: few on a CPU, so that they stay in a core's cache (0.2 MB each);
+elsewhere all of them, since a loop of small kernels is what costs there."""
 
 
 class Sampled(NamedTuple):
@@ -258,7 +259,7 @@ def _draw_whole(blocks, numbers, params, uniforms):
 def _redraw_wide_rows(blocks, numbers, params, uniforms, complete, drawn):
     """Draws again, over the whole vocabulary, the rows whose candidates were not enough."""
     rows = blocks.shape[0]
-    at_once = min(rows, _WHOLE_ROWS_AT_ONCE)
+    at_once = min(rows, _WHOLE_ROWS_AT_ONCE.get(jax.default_backend(), rows))
     wide = (~complete).sum(dtype=jnp.int32)
     order = jnp.argsort(complete, stable=True).astype(jnp.int32)  # the wide rows first
     order = jnp.pad(order, (0, -rows % at_once), constant_values=0)

@@ -6,9 +6,9 @@ blocks are visited follows from the positions alone, so causal attention costs h
 sliding window only its band. Grouped query heads share one matmul with their key head, so keys
 and values are never repeated. The gradient rule, in `fused_backward`, recomputes the scores.
 
-This one path honours ranges, soft-caps and suppression on every backend. It is plain XLA: an
-accelerator's own attention kernels take neither a suppression per key nor a range of positions
-per query, so none is called here.
+This one path honours ranges, soft-caps and suppression on every backend. It is plain XLA, and on
+one GPU kernels of our own (`fused_kernel`): an accelerator's attention kernels take neither a
+suppression per key nor a range of positions per query, so none of those is called here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from interp_jax.models.fused_blocks import (
     make_blocks,
     split,
 )
+from interp_jax.models.fused_kernel import fits, kernel_attention
+from interp_jax.models.fused_kernel_backward import kernel_backward
 from interp_jax.models.suppression import Suppression
 from interp_jax.runtime.errors import UserError
 
@@ -86,6 +88,10 @@ def fused_attention(
 
 def _forward(scale, softcap, q, k, v, lower, upper, key_positions, suppress):
     """The pass itself; arguments as in `fused_attention`."""
+    if fits(q, k):
+        return kernel_attention(
+            scale, softcap, q, k, v, lower, upper, key_positions, suppress
+        )
     sizes = Sizes.of(q, k)
     narrow, wide = dtypes(q, k)
     queries, keys = make_blocks(sizes, k, v, lower, upper, key_positions, suppress)
@@ -134,8 +140,13 @@ def _forward_and_residuals(scale, softcap, *operands):
     return (out, lse), (*operands, out, lse)
 
 
+def _backward(scale, softcap, residuals, cotangents):
+    kernel = fits(residuals[0], residuals[1])
+    return (kernel_backward if kernel else fused_backward)(scale, softcap, residuals, cotangents)
+
+
 _attend = jax.custom_vjp(_forward, nondiff_argnums=(0, 1))
-_attend.defvjp(_forward_and_residuals, fused_backward)
+_attend.defvjp(_forward_and_residuals, _backward)
 
 
 def _check_shapes(q, k, v, lower, upper, key_positions, suppress) -> None:

@@ -19,8 +19,10 @@ from interp_jax.models.suppression import Suppression
 NOWHERE = 2**31 - 1
 # Scores held at once, over rows and heads (2.4 MiB in float32), and the block lengths allowed.
 # Measured on a CPU: fewer cost loop overhead, more leave the cache; powers of two are fastest.
-_SCORES = 600_000
-_SHORTEST, _LONGEST = 64, 256
+# An accelerator starts several kernels for each pair of blocks: larger there (128 MiB of scores).
+_SCORES, _LONGEST = {"cpu": 600_000}, {"cpu": 256}
+_SCORES_ELSEWHERE, _LONGEST_ELSEWHERE = 2**25, 1024
+_SHORTEST = 64
 # Block lengths are multiples of this, the widest vector register in float32.
 _LANES = 16
 
@@ -41,10 +43,13 @@ class Sizes(NamedTuple):
     def of(cls, q: jax.Array, k: jax.Array) -> Sizes:
         """Read them off q [B, T, H, hd] and k [B, S, K, hd]."""
         (batch, length, heads, width), (_, context, key_heads, _) = q.shape, k.shape
-        side = 2 ** int(math.log2(max(1, _SCORES // (batch * heads))) / 2)
+        backend = jax.default_backend()
+        scores = _SCORES.get(backend, _SCORES_ELSEWHERE)
+        longest = _LONGEST.get(backend, _LONGEST_ELSEWHERE)
+        side = 2 ** int(math.log2(max(1, scores // (batch * heads))) / 2)
         # At least four blocks where that is possible, so that causal attention has some to skip.
-        largest_bq = max(_SHORTEST, min(_LONGEST, side, length // 4))
-        largest_bk = max(_SHORTEST, min(_LONGEST, side, context // 4))
+        largest_bq = max(_SHORTEST, min(longest, side, length // 4))
+        largest_bk = max(_SHORTEST, min(longest, side, context // 4))
         return cls(
             batch=batch,
             length=length,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis.extra import numpy as hnp
 
-from interp_jax.dictionaries.selection import pairs_of_batch, top_of_batch, top_of_rows
+from interp_jax.dictionaries.selection import _search, pairs_of_batch, top_of_batch, top_of_rows
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.mesh import make_mesh, named_sharding
 
@@ -98,3 +98,23 @@ def test_not_a_number_is_never_kept():
 def test_other_dtypes_are_refused():
     with pytest.raises(UserError, match="float32"):
         top_of_batch(jnp.ones((2, 2), jnp.bfloat16), jnp.int32(1))
+
+
+@pytest.mark.parametrize("ways", [2, 3, 16])
+def test_search_with_any_number_of_parts(ways):
+    edges = np.asarray([-1, 0, 1, 6, 7, 1000, 2**31 - 4])
+    low = jnp.full(len(edges), -1, jnp.int32)
+    high = jnp.asarray(np.minimum(edges + np.arange(1, 8), 2**31 - 2), jnp.int32)
+    holds = lambda points: [t <= jnp.asarray(edges, jnp.int32) for t in points]
+    found = jax.jit(lambda: _search(low, high, holds, ways))
+    np.testing.assert_array_equal(np.asarray(found()), edges)
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(VALUES, st.integers(0, 70))
+def test_many_counts_in_a_pass_select_the_same(values, count):
+    many = jax.jit(lambda values, count: top_of_batch(values, count))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp_jax.dictionaries.selection._ways", lambda: 16)
+        found = many(values, jnp.int32(count))
+    np.testing.assert_array_equal(np.asarray(found), sorted_mask(flushed(values), count))

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from interp_jax.models.decoder import Decoder
 from interp_jax.models.layers import softcap, wide
 
-# Positions of one row whose logits exist at once. Measured on a CPU with 49,152 words: at 64 the
-# product runs at 0.9 of its best rate, at 8 at 0.3; beyond it the sums leave the cache.
-POSITIONS = 64
+# Positions of one row whose logits exist at once, at most. Measured on a CPU with 49,152 words: at
+# 64 the product runs at 0.9 of its best rate, at 8 at 0.3; beyond it the sums leave the cache. An
+# accelerator reads the whole head for each part, so there are few (128,256 words: 0.3 GB).
+POSITIONS = {"cpu": 64}
+_POSITIONS_ELSEWHERE = 640
 # exp(-d) - 1 + d = d^2 (1/2 - d/6 + d^2/24 - ...); 1e-9 of itself away from it at d = 1/2.
 _SERIES = tuple((-1) ** n / math.factorial(n) for n in range(2, 10))
 
@@ -72,7 +74,8 @@ def compared_streams(
     """
     streams = jnp.stack(list(streams))
     rows, length, width = streams.shape
-    size = next(size for size in (POSITIONS, 32, 16) if length % size == 0)
+    most = POSITIONS.get(jax.default_backend(), _POSITIONS_ELSEWHERE)
+    size = max(size for size in range(16, most + 1, 16) if length % size == 0)
     parts = streams.reshape(rows, length // size, size, width).swapaxes(0, 1)
     summary = lambda x: comparison.summary(project(network, x), temperature)
     kept = jax.eval_shape(summary, parts[0, 0])

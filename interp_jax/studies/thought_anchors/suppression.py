@@ -111,23 +111,32 @@ def suppression_effects(
         cut = np.full(rows, group.start, np.int32)
         return edited_streams(network, batch, prefix, cut, hidden, layers=layers, heads=heads)
 
+    pending: list[tuple] = []
+
     def compare(group: Group, sources: list[int], streams, counts) -> None:
         found = span_effects(
             network, streams, jnp.int32(1 + len(sources)), jnp.int32(group.start), measured,
             jnp.float32(temperature), comparison=comparison, log=log,
         )
-        counts = jax.device_get(counts)
-        for told in () if allow_untouched else counts:
-            require_touched({"touched/suppression": told["touched/suppression"]})
-        sums[:, sources] = np.asarray(found)[1 : 1 + len(sources)].T
-        keyless[sources] = [told["keyless"] for told in counts]
-        if on_progress is not None:
-            on_progress(len(sources))
+        pending.append((sources, found, counts))
+        # An accelerator goes on while the host fetches what was before.
+        settle(0 if jax.default_backend() == "cpu" else 1)
+
+    def settle(left: int) -> None:
+        while len(pending) > left:
+            sources, found, counts = jax.device_get(pending.pop(0))
+            for told in () if allow_untouched else counts:
+                require_touched({"touched/suppression": told["touched/suppression"]})
+            sums[:, sources] = found[1 : 1 + len(sources)].T
+            keyless[sources] = [told["keyless"] for told in counts]
+            if on_progress is not None:
+                on_progress(len(sources))
 
     for group in groups:
         compare_group(
             group, rows, min(at_once, len(spans)), partial(run, group), partial(compare, group)
         )
+    settle(0)
     tokens = np.maximum(measured[:, 1] - measured[:, 0], 1)
     # Sums count from the floor, so a target of floors is the floor, to the bit.
     return Suppression(sums / tokens[:, None] + (FLOOR if log else 0.0), keyless)

@@ -33,8 +33,8 @@ Recompute = Literal["suffix", "full"]
 MOST_GROUPS = 8
 _FINE, _COARSE = 16, 64  # what lengths are multiples of, in short and in long traces
 _LONG = 512
-# What a call costs beside its rows, in rows: reading the weights once, mostly.
-_CALL_COST = {"cpu": 0.1}
+# What a call costs beside its rows, in rows: reading the weights once, and starting it.
+_CALL_COST = {"cpu": 0.1, "gpu": 3.0}
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ def suffix_groups(
 
 
 def rows_per_call(groups: Sequence[Group], at_once: int) -> int:
-    """How many rows a call takes, so that few of them are left empty."""
+    """How many rows a call takes, so that few of them are left empty; `at_once` sources and the
+    unedited row at most."""
     fixed = _CALL_COST.get(jax.default_backend(), 1.0)
 
     def cost(rows: int) -> float:
         calls = [-(-(1 + len(group.sources)) // rows) * group.length for group in groups]
         return sum(calls) * (rows + fixed)
 
-    return min(range(1, max(1, at_once) + 1), key=cost)
+    return min(range(1, max(1, at_once) + 2), key=cost)
 
 
 def shared_prefix(network: Decoder, ids: np.ndarray, roles: np.ndarray, groups) -> Prefix | None:
@@ -180,8 +181,10 @@ def compare_group(
     base, ready = None, []
     for at in range(0, len(pending), rows):
         own = pending[at : at + rows]
-        # One call at a time: several in flight would each hold their scratch memory.
-        streams, counts = jax.block_until_ready(run(own))
+        streams, counts = run(own)
+        if jax.default_backend() == "cpu":
+            # One call at a time: several in flight would each hold their scratch memory.
+            jax.block_until_ready(streams)
         found = [
             (source, streams[row], {name: value[row] for name, value in counts.items()})
             for row, source in enumerate(own)
