@@ -21,7 +21,7 @@ Examples:
         --prompt="A train leaves at 9:40 and arrives at 11:05. How many minutes?" \\
         --answer=85 --rule=last_number
 
-  A reasoning that you have as a text; only the two methods that look inside the model.
+  A reasoning that you have as a text; only the methods that look inside the model.
     python scripts/thought_anchors.py --workdir=runs/text --trace=reasoning.txt
 
   Find problems that the model solves sometimes.
@@ -31,8 +31,13 @@ Examples:
     python scripts/thought_anchors.py --workdir=runs/more --rollouts=100 --adaptive_width=0.2 \\
         --forced_rollouts=16 --resilience_rounds=6
 
+  A longer reasoning, looked into: its 20 sharpest receiver heads ablated beside random ones, with
+  the accuracy of answers to 32 problems under either, and the masking graph.
+    python scripts/thought_anchors.py --workdir=runs/heads --trace=reasoning.txt --masking_graph \\
+        --ablate_heads=20 --ablation_problems=reasoning_gym:syllogism:0:0
+
   One part alone, on what the parts before it left there: base, rollouts, forced, score, labels,
-  white_box, report.
+  white_box, ablation, report.
     python scripts/thought_anchors.py --workdir=runs/demo --stage=white_box
 
   The same parts on a trace in the released layout, which is only read.

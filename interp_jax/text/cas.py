@@ -4,6 +4,10 @@ Model output can spell expressions that no CAS finishes (towers of powers), and 
 compiled integer code where neither a Python signal handler nor a thread can stop it. So the
 comparison runs in a worker process which ends when its time is over (by its own alarm, else by a
 kill); the next comparison starts a new one.
+
+The parser takes the longest beginning that it can read and drops the rest: it finds 4 in "4 and",
+in "4 +" and in "4)". What breaks off like that is no whole answer (`unfinished`) and equals
+nothing but its own spelling.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import functools
 import importlib.util
 import json
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -44,6 +49,30 @@ for line in sys.stdin:
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(json.dumps(same), flush=True)
 """
+
+
+_WORD = r"(?:and|or)(?![a-z])"
+_BROKEN_OFF = re.compile(
+    rf"^\W*{_WORD}|(?<![a-z\\]){_WORD}\W*$"  # a list without its first or last part
+    r"|(?:[-+*/^_=<>×÷]|\\(?:times|cdot|div|pm|frac|sqrt|[lg]eq?|neq?))\s*$",
+    re.IGNORECASE,
+)
+_WORDS_OF_TEXT = re.compile(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}")
+
+
+def unfinished(answer: str) -> bool:
+    r"""Whether an answer breaks off: begins or ends with a connecting word, ends with an operation
+    or a relation, or has brackets that do not pair up.
+
+    Half-open intervals `(1, 2]` pair up; a leading `=` is not missing anything.
+    """
+    plain = _WORDS_OF_TEXT.sub(r"\1", answer).replace(r"\{", "(").replace(r"\}", ")")
+    depth = 0
+    for sign in plain:
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth < 0:
+            return True
+    return depth != 0 or _BROKEN_OFF.search(plain) is not None
 
 
 class _Worker:
@@ -121,7 +150,8 @@ def cas_equal(first: str, second: str, time_limit_s: float = TIME_LIMIT_S) -> bo
         time_limit_s: seconds after which the answer is False.
 
     Returns:
-        True only if both parse and are proven equal; undecided in time counts as not equal.
+        True only if both are whole (`unfinished`), parse, and are proven equal; undecided in time
+        counts as not equal.
 
     Raises:
         UserError: math-verify is not installed (extra `demo`).
@@ -133,6 +163,8 @@ def cas_equal(first: str, second: str, time_limit_s: float = TIME_LIMIT_S) -> bo
             expected="the extra 'demo' for comparing LaTeX answers",
             do="install interp_jax[demo] or compare without a CAS (cas=False)",
         )
+    if unfinished(first) or unfinished(second):
+        return False
     with _lock:
         if _worker is None or not _worker.alive:
             _worker = _Worker()

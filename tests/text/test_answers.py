@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from interp_jax.runtime.errors import UserError
 from interp_jax.text.answers import ANSWER_RULES, answer_rule, extract_boxes, normalise_latex
-from interp_jax.text.cas import close_cas
+from interp_jax.text.cas import close_cas, unfinished
 from interp_jax.text.numbers import canonical_number, last_number, number_value
 
 NORMALISED = [
@@ -70,10 +70,45 @@ def test_first_box_is_the_answer():
         ("19", "20", False),
         ("", "", False),
         ("", "1", False),
+        ("4 and", "4", False),  # the parser would read a beginning and drop the rest
+        ("and 4", "4", False),
+        ("4 or", "4", False),
+        (r"4\text{ and }", "4", False),
+        ("4 and 5 or", "5", False),
+        ("4 +", "4", False),
+        ("4)", "4", False),
+        (r"4 \times", "4", False),
+        ("4 =", "4", False),
+        ("4 and", "4  and", True),  # one spelling
+        ("= 4", "4", True),
+        ("1 and 2", "1, 2", True),  # a whole list
+        (r"x \text{ or } y", "y, x", True),
+        ("(1, 2]", r"\left(1, 2\right]", True),
+        (r"\{1, 2\}", r"\{2, 1\}", True),
+        (r"5\text{ cm}", "5", True),
+        ("ab", "ba", True),
+        (r"\frac{1}{\text{band}}", r"\frac{1}{\text{band}}", True),
     ],
 )
 def test_equality_of_boxed_answers(first, second, same):
     assert ANSWER_RULES["boxed"].equal(first, second) is same
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("answer", "broken"),
+    [
+        ("4 and", True), ("And 4", True), ("4, or", True), (r"4\mathrm{and}", True), ("2 -", True),
+        (r"2 \cdot", True), ("x <", True), ("(4", True), ("4)", True), (")4(", True),
+        (r"\frac{1}{2", True),
+        ("4", False), ("-4", False), ("sand", False), ("operand 2", False),
+        (r"x\text{ or }y", False),
+        ("[0, 1)", False), (r"\{1\}", False), ("= 4", False), (r"10^{\circ}", False),
+        (r"50\%", False), (r"\left(1, \infty\right)", False), ("orange", False), ("for", False),
+    ],
+)
+def test_answers_that_break_off(answer, broken):
+    assert unfinished(answer) is broken
 
 
 def test_equality_is_limited_in_time_and_goes_on_afterwards():

@@ -4,6 +4,10 @@ Rollouts are looked at in the order of their numbers, never in the order in whic
 finish, and only at fixed numbers of them. So the decision depends on nothing but the rollouts that
 are in the journal, and a run that was stopped decides as an unbroken one.
 
+The rounds go one after the other: as long as a sentence lacks rollouts of a round, no other begins
+a later one. A round then asks for the same rollouts however often the run was stopped, which is
+what decides the size of its batches (`sampling`).
+
 Stopping on a narrow interval favours sentences whose accuracy looks extreme: with few rollouts the
 reported interval is a little too narrow there. The minimum keeps that small, and the report says
 how many rollouts each sentence got.
@@ -11,7 +15,7 @@ how many rollouts each sentence got.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
@@ -47,6 +51,21 @@ class StoppingRule:
         if self.width is None:
             return (self.most,)
         return (*range(min(self.least, self.most), self.most, self.step), self.most)
+
+    def round_of(self, wanted: Mapping[int, int], lacking: Iterable[int]) -> dict[int, range]:
+        """The rollouts of the earliest round that is not done, those that are there included.
+
+        Args:
+            wanted: by sentence, how many it is to have, as `wanted` says.
+            lacking: sentences that do not have as many; at least one.
+
+        Returns:
+            By sentence, the numbers of its rollouts in that round.
+        """
+        look = min(wanted[index] for index in lacking)
+        before = max((one for one in self.looks if one < look), default=0)
+        # A sentence that wants more than this look has not stopped at an earlier one.
+        return {index: range(before, look) for index, most in wanted.items() if most >= look}
 
     def wanted(self, outcomes: Sequence[bool | None]) -> int:
         """How many rollouts a sentence is to have, judging by those there are.

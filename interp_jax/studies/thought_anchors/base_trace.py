@@ -23,12 +23,13 @@ from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
 from interp_jax.studies.thought_anchors.problems import Problem
 
 
-def sampler(lm: LanguageModel, config: ThoughtAnchorsConfig) -> Engine:
-    """The engine that base traces and rollouts are made with."""
+def sampler(lm: LanguageModel, config: ThoughtAnchorsConfig, rows: int | None = None) -> Engine:
+    """The engine that base traces and rollouts are made with; `rows` None for a whole batch."""
     params = SamplingParams.make(config.temperature, config.top_p)
     return Engine(
-        lm.network, params, stop_tokens=lm.tokenizer.special.stop, batch_size=config.batch_size,
-        role=roles.REASONING, all_slots=True,
+        lm.network, params, stop_tokens=lm.tokenizer.special.stop,
+        batch_size=config.batch_size if rows is None else rows, role=roles.REASONING,
+        all_slots=True,
     )
 
 

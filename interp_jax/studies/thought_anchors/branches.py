@@ -216,6 +216,7 @@ def make_resilience(
     """
     made = TraceSampler(lm, trace, config, journal, writer, what="resilience")
     begun, key = samples_in(rollouts), root_key(config.seed)
+    before = Reader(lm, problem, trace, config.rollout_prefix).prefixes
     chains = {
         (index, chain): _Chain.begin(begun[f"{index}/{chain}"])
         for index in range(len(trace.sentences))
@@ -238,9 +239,10 @@ def make_resilience(
             state.tokens = state.tokens[:kept]
             extra[name] = {"kept": kept}
             wanted[name] = Continuation(
-                int(trace.spans[index, 0]), fold(key, "resilience", index, chain, round_number),
+                before[index].cut, fold(key, "resilience", index, chain, round_number),
                 # As long in all as a rollout, which feeds one token of the trace.
-                max(config.max_new_tokens - kept + (kept > 0), 1), state.tokens,
+                max(config.max_new_tokens - kept + (kept > 0), 1),
+                np.concatenate([before[index].own, state.tokens]),
             )
         made.sample(wanted, len(there) + len(wanted), extra=extra)
         there = samples_in(journal)
@@ -280,7 +282,7 @@ class _Chain:
 
 
 def _measured(chains, lm, problem, trace, config, encode) -> list[Resilience]:
-    reader, found = Reader(lm, problem, trace), []
+    reader, found = Reader(lm, problem, trace, config.rollout_prefix), []
     for index, sentence in enumerate(trace.sentences):
         own = [state for (at, _), state in chains.items() if at == index]
         for state in own:

@@ -1,7 +1,7 @@
 """What a thought-anchors run is told: one frozen dataclass, from which the flags are derived.
 
-Every optional part (forced answers, adaptive numbers, resilience) is off by default; `stage` runs
-one part alone on what is there.
+Every optional part (forced answers, adaptive numbers, resilience, the masking graph, head ablation)
+is off by default; `stage` runs one part alone on what is there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.thought_anchors.answer_divergence import SMOOTHINGS
 from interp_jax.studies.thought_anchors.demo_problem import DEMO
+from interp_jax.studies.thought_anchors.labels.linking import LINK_RULES
 from interp_jax.studies.thought_anchors.rollout_pools import SIMILARITY_THRESHOLD
 from interp_jax.studies.thought_anchors.vertical import PROXIMITY, TOP_HEADS
 from interp_jax.text.answers import ANSWER_RULES
@@ -38,7 +39,9 @@ TRACE_SOURCES = ("prompt", "problems", "problem")
 CONTENT_THRESHOLD = 0.7
 """Cosine from which a later sentence says the same again (Thought Branches, arXiv 2510.27484)."""
 
-Stage = Literal["all", "base", "rollouts", "forced", "score", "labels", "white_box", "report"]
+Stage = Literal[
+    "all", "base", "rollouts", "forced", "score", "labels", "white_box", "ablation", "report"
+]
 
 
 def _field(default: Any, help: str, **metadata: Any) -> Any:
@@ -52,6 +55,12 @@ def _speed(default: Any, help: str, **metadata: Any) -> Any:
 
 def _of_labels(default: Any, help: str, **metadata: Any) -> Any:
     """A field of the labels, which can be made again by others: their file says who made them."""
+    return _field(default, help, affects_results=False, **metadata)
+
+
+def _part(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of a part that can be added to a run: no other result depends on it, and what the
+    part leaves in the workdir says itself what it was made with."""
     return _field(default, help, affects_results=False, **metadata)
 
 
@@ -70,8 +79,8 @@ class ThoughtAnchorsConfig:
     stage: Stage = _speed(
         "all",
         "Which part is run, on the files that the parts before it left in the workdir: base trace, "
-        "rollouts, forced answers, scores, labels, the two methods that look inside the model, or "
-        "the report.",
+        "rollouts, forced answers, scores, labels, the methods that look inside the model, head "
+        "ablation, or the report.",
     )
     released: str | None = _field(
         None,
@@ -101,8 +110,8 @@ class ThoughtAnchorsConfig:
     )
     trace: str | None = _field(
         None,
-        "Text file with a trace that is there already. Only the two methods that look inside the "
-        "model are run on it (after --prompt, if that is given).",
+        "Text file with a trace that is there already. Only the methods that look inside the model "
+        "are run on it (after --prompt, if that is given).",
     )
 
     instruction: str = _field(
@@ -147,6 +156,12 @@ class ThoughtAnchorsConfig:
         "Read as the published code does: the first box of trace and continuation is a forced "
         "answer, also an unclosed one, and an answer `None` is an outcome of the KL.",
     )
+    rollout_prefix: Literal["trace", "joined", "reference"] = _field(
+        "trace",
+        "What a rollout continues: the trace's own tokens before the sentence; the sentences "
+        "before it joined by single spaces; or, as the published code does, these and the "
+        "sentence joined and then every occurrence of its text deleted, earlier ones too.",
+    )
     temperature: float = _field(0.6, "Sampling temperature.", minimum=0.01)
     top_p: float = _field(
         0.95, "Share of probability that sampling is kept to.", minimum=0.01, maximum=1.0
@@ -184,6 +199,12 @@ class ThoughtAnchorsConfig:
         "Who labels sentences: nobody, fixed rules, a model behind an OpenAI-compatible endpoint, "
         "or a model loaded here.",
     )
+    label_links: str = _of_labels(
+        "previous",
+        "How fixed rules link a sentence to earlier ones: to the one before it, to the ones that "
+        "last used its rarest numbers and symbols, or to both.",
+        choices=tuple(LINK_RULES),
+    )
     judge_model: str | None = _of_labels(
         None, "The labelling model: as its endpoint names it, or as --model does for a local one."
     )
@@ -196,6 +217,28 @@ class ThoughtAnchorsConfig:
         minimum=0,
     )
     receiver_heads: int = _field(TOP_HEADS, "How many receiver heads are taken.", minimum=1)
+    masking_graph: bool = _part(
+        False,
+        "Also delete each sentence and score what follows again (the stage white_box): one suffix "
+        "of the trace for each sentence, as attention suppression.",
+    )
+    ablate_heads: int = _part(
+        0,
+        "Ablate so many of the strongest receiver heads, beside as many random heads of the same "
+        "layers and beside none: accuracy of answers, and KL on the trace. 0 leaves it out.",
+        minimum=0,
+    )
+    ablation_problems: str | None = _part(
+        None,
+        "Problems on which accuracy under ablation is measured, those without an answer left out: "
+        "a JSONL file, or the first of generated ones, reasoning_gym:DATASET:SEED:INDEX. Default: "
+        "the run's own problem and those that follow it in its file or generator.",
+    )
+    ablation_count: int = _part(32, "How many of those problems at most.", minimum=1)
+    ablation_samples: int = _part(
+        4, "Answers for each of those problems with receiver, random and no heads ablated.",
+        minimum=1,
+    )
 
     screen: int = _field(
         0,
@@ -257,17 +300,20 @@ class ThoughtAnchorsConfig:
         if self.released is not None and self.stage in ("base", "rollouts", "forced"):
             raise _wrong(
                 f"--stage={self.stage} with --released",
-                "--stage=score, labels, white_box or report: a released trace is not continued",
+                "--stage=score, labels, white_box, ablation or report: a released trace is not "
+                "continued",
             )
         if self.released is not None and self.plan_only:
             raise _wrong("--plan_only with --released", "one of the two")
         if self.trace is not None and self.stage in ("base", "rollouts", "forced", "score"):
             raise _wrong(
                 f"--stage={self.stage} with --trace",
-                "--stage=labels, white_box or report: a given trace is not continued",
+                "--stage=labels, white_box, ablation or report: a given trace is not continued",
             )
         if self.stage == "forced" and not self.forced_rollouts:
             raise _wrong("--stage=forced with --forced_rollouts=0", "at least one of them")
+        if self.stage == "ablation" and not self.ablate_heads:
+            raise _wrong("--stage=ablation with --ablate_heads=0", "at least one of them")
         if self.stage == "labels" and self.labels == "none":
             raise _wrong("--stage=labels with --labels=none", "somebody to label")
         if self.labels in ("endpoint", "local") and self.judge_model is None:
@@ -300,6 +346,8 @@ class ThoughtAnchorsConfig:
                 forced_rollouts=min(config.forced_rollouts, 2),
                 resilience_rounds=min(config.resilience_rounds, 2),
                 resilience_chains=min(config.resilience_chains, 2),
+                ablation_count=min(config.ablation_count, 2),
+                ablation_samples=min(config.ablation_samples, 2),
                 max_new_tokens=min(config.max_new_tokens, 48),
                 batch_size=min(config.batch_size, 4),
                 screen=min(config.screen, 4),

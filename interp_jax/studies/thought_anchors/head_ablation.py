@@ -134,19 +134,16 @@ def ablate_with_controls(
         )
     drawn, overlapping = matched_random_heads(heads, config.n_heads, controls, key)
     sets = [heads, *drawn]
-    layers = tuple(sorted({layer for layer, _ in heads}))
+    layers = layers_of(heads)
     rows = min(at_once, len(sets))
     batch = trace_batch(trace, config, rows + 1)
     parts, base = [], None
     for start in range(0, len(sets), rows):
         part = sets[start : start + rows]
-        keep = np.ones((len(layers), rows + 1, config.n_heads), np.float32)  # row 0 keeps all
-        for row, own in enumerate(part):
-            for layer, head in own:
-                keep[layers.index(layer), row + 1, head] = 0
-        taps = KeepHeads("ablate_heads", Site("head_out", layers), keep=keep)
+        fillers: list[Heads] = [[]] * (rows - len(part))
+        taps = ablate_rows([[], *part, *fillers], layers, config.n_heads)  # row 0 keeps all
         kl, log_probability, touched = jax.device_get(
-            _effects(taps(network), batch, trace.spans)
+            ablation_effects(taps(network), batch, trace.spans)
         )
         require_touched({f"touched/{n}": touched[n + 1] for n in range(len(part))})
         base = log_probability[0] if base is None else base
@@ -158,6 +155,28 @@ def ablate_with_controls(
     return HeadAblation(
         heads, drawn, lengths, kl, log_probability, base.astype(np.float64), overlapping
     )
+
+
+def layers_of(heads: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """The layers of heads, ascending."""
+    return tuple(sorted({layer for layer, _ in heads}))
+
+
+def ablate_rows(
+    sets: Sequence[Sequence[tuple[int, int]]], layers: tuple[int, ...], n_heads: int
+) -> KeepHeads:
+    """The intervention that takes from row b of a batch the heads of `sets[b]`.
+
+    Args:
+        sets: one for each row, (layer, head); an empty one leaves the row's bits.
+        layers: all that occur; the same ones give the same program whatever the sets are.
+        n_heads: of a layer.
+    """
+    keep = np.ones((len(layers), len(sets), n_heads), np.float32)
+    for row, own in enumerate(sets):
+        for layer, head in own:
+            keep[layers.index(layer), row, head] = 0
+    return KeepHeads("ablate_heads", Site("head_out", layers), keep=keep)
 
 
 def matched_random_heads(
@@ -192,7 +211,7 @@ def matched_random_heads(
 
 
 @jax.jit
-def _effects(network: Decoder, batch: Batch, spans: jax.Array):
+def ablation_effects(network: Decoder, batch: Batch, spans: jax.Array):
     """Means over sentences, float32 [B, S], of KL from row 0 and of own log-probability; counts."""
     _, tape = read("final_norm", name="last stream")(network)(batch, logits_at="none")
     streams = tape["last stream"]

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from interp_jax.studies.thought_anchors.ablation_answers import CONDITIONS
+from interp_jax.studies.thought_anchors.ablation_stage import Ablation
 from interp_jax.studies.thought_anchors.asking import Trace
 from interp_jax.studies.thought_anchors.branches import Absence, Resilience
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
@@ -19,12 +21,15 @@ from interp_jax.studies.thought_anchors.importance import SentenceImportance
 from interp_jax.studies.thought_anchors.intervals import wilson_interval
 from interp_jax.studies.thought_anchors.labels.labels import Labels
 from interp_jax.studies.thought_anchors.labels.taxonomy import BY_NAME
+from interp_jax.studies.thought_anchors.masking_graph import MaskingGraph
+from interp_jax.studies.thought_anchors.masking_stage import edges
 from interp_jax.studies.thought_anchors.normalise import (
     distance_profile,
     normalise_suppression,
     shuffled_source_null,
     source_importance,
 )
+from interp_jax.studies.thought_anchors.presenting_ablation import ablation_part
 from interp_jax.studies.thought_anchors.problems import Problem
 from interp_jax.studies.thought_anchors.receiver import ReceiverHeads, too_short
 from interp_jax.studies.thought_anchors.rollout_pools import Estimate
@@ -42,6 +47,15 @@ _FORCED = {
     "forced_accuracy": "forced_importance_accuracy",
     "forced_kl": "forced_importance_kl",
 }
+
+ROLLOUT_PREFIXES = {
+    "joined": "Rollouts continue the sentences before theirs joined by single spaces, tokenised "
+    "anew, and not the trace's own tokens.",
+    "reference": "Rollouts continue the sentences up to theirs joined by single spaces, with every "
+    "occurrence of its text deleted, as the published code does; where that text also stands "
+    "earlier, more than the sentence is missing.",
+}
+MOST_EDGES = 40
 
 # A source that equals the null's 95 % point does not clear it, whatever the rounding.
 _TIE = 1e-9
@@ -64,6 +78,8 @@ class Findings:
     forced: ForcedAnswers | None = None
     labels: Labels | None = None
     normalised: np.ndarray | None = None
+    masking: MaskingGraph | None = None
+    ablation: Ablation | None = None
 
     def with_parts(self, **parts: Any) -> Findings:
         """The same with further parts."""
@@ -80,6 +96,8 @@ def report_parts(found: Findings, config: ThoughtAnchorsConfig) -> dict[str, Any
         "trace": trace_part(trace, problem, found.labels),
         "receiver": _receiver(found, len(trace.sentences)),
         "suppression": _suppression(found, config.seed),
+        "masking": _masking(found, config.seed),
+        "ablation": ablation_part(found.ablation),
         "notes": notes(found, config),
     }
     if problem is None:
@@ -159,7 +177,10 @@ def notes(found: Findings, config: ThoughtAnchorsConfig) -> list[str]:
             f"cosine {config.content_threshold:g} of it."
         )
     if found.labels is not None:
-        lines.append(f"Labels of sentences are by {found.labels.by}.")
+        how = f" ({found.labels.version})" if found.labels.by == "rules" else ""
+        lines.append(f"Labels of sentences are by {found.labels.by}{how}.")
+    if config.rollout_prefix != "trace" and rollouts is not None:
+        lines.append(ROLLOUT_PREFIXES[config.rollout_prefix])
     if found.trace.finish == "length":
         lines.append("The base trace ran into its budget and does not end by itself.")
     if found.suppression is None and found.normalised is None:
@@ -268,6 +289,7 @@ def _content(absent: Absence | None, resilient: Resilience | None) -> dict[str, 
     for name in ("absent_fraction", "accuracy", "kl", "log_odds"):
         estimate: Estimate = getattr(absent, name)
         entry[name], entry[f"{name}_interval"] = estimate.value, _interval(estimate)
+    entry["kl_null"] = absent.kl.null_high
     if resilient is not None:
         entry |= {
             "resilience": resilient.mean, "stayed_out": resilient.stayed_fraction,
@@ -288,6 +310,8 @@ def _receiver(found: Findings, sentences: int) -> dict[str, Any] | None:
             for layer, head in receiver.heads
         ],
         "scores": receiver.scores, "heatmap": receiver.kurtosis,
+        # Heads with nothing to look for rest on the first token of all.
+        "sink": bool(len(found.trace.tokens)) and int(found.trace.spans[0, 0]) == 0,
     }
 
 
@@ -300,6 +324,25 @@ def _suppression(found: Findings, seed: int) -> dict[str, Any] | None:
     if size < 2:
         return {"not_shown": "A single sentence has no later one to disturb."}
     raw = None if effects is None else np.where(np.isfinite(matrix), effects, np.nan)
+    return _over_sources(matrix, raw, seed) | {
+        "mode": "exact" if effects is not None else "released"
+    }
+
+
+def _masking(found: Findings, seed: int) -> dict[str, Any] | None:
+    graph = found.masking
+    if graph is None:
+        return None
+    if not np.isfinite(graph.mean).any():
+        return {"not_shown": "No sentence has a later one far enough from the end."}
+    listed = edges(graph)
+    return _over_sources(graph.cleaned(), graph.mean, seed) | {
+        "edges": listed[:MOST_EDGES], "count": len(listed),
+    }
+
+
+def _over_sources(matrix: np.ndarray, raw: np.ndarray | None, seed: int) -> dict[str, Any]:
+    """A normalised matrix, target by source, with what distance alone would give."""
     profile, outgoing = distance_profile(matrix), source_importance(matrix)
     null = shuffled_source_null(matrix, seed=seed)
     # As wide as the null: an interval that clears the expected value is one whose source lies
@@ -311,7 +354,7 @@ def _suppression(found: Findings, seed: int) -> dict[str, Any] | None:
             [value - width, value + width] if np.isfinite(value) and width >= 0 else None
             for value, width in zip(outgoing.tolist(), half.tolist(), strict=True)
         ],
-        "distance_profile": profile[1:], "mode": "exact" if effects is not None else "released",
+        "distance_profile": profile[1:],
         "control": {"outgoing": null.mean, "explained": _explained(matrix, profile)},
     }
 
@@ -341,4 +384,7 @@ def scalars(found: Findings) -> Mapping[str, float]:
             "rollouts/unanswered_share": found.rollouts.unanswered_share,
             "importance/largest_resampling_kl": float(np.max(kl)),
         }
+    if found.ablation is not None and found.ablation.answers is not None:
+        answers = found.ablation.answers
+        values |= {f"ablation/accuracy_{n}": answers.accuracy(n).value for n in CONDITIONS}
     return values

@@ -24,6 +24,7 @@ from interp_jax.studies.thought_anchors.scoring import Scores
 def released_trace(
     problem: Problem | None, prompt_text: str, trace: Trace, rollouts: Rollouts | None,
     scores: Scores | None, normalised: np.ndarray | None, labels: Labels | None = None,
+    masking: np.ndarray | None = None,
 ) -> ReleasedTrace:
     """Everything that was measured; parts that were not are left out.
 
@@ -35,6 +36,7 @@ def released_trace(
         problem: None for a given trace.
         prompt_text: what stands before the trace.
         normalised: suppression matrix, target by source; None if it was not measured.
+        masking: cleaned masking graph, likewise.
     """
     texts = [sentence.text for sentence in trace.sentences]
     parts: dict[str, Any] = {
@@ -44,6 +46,8 @@ def released_trace(
     }
     if normalised is not None:
         parts["step_suppression"] = impacts_from_matrix(normalised.T, texts)
+    if masking is not None:
+        parts["step_masking"] = impacts_from_matrix(masking.T, texts)
     if problem is not None:
         parts["problem"] = {
             "problem": problem.question, "level": "", "type": problem.source, "gt_solution": "",
@@ -56,7 +60,10 @@ def released_trace(
         }
     if rollouts is not None:
         parts["rollouts"] = {
-            index: [_rollout(prompt_text, trace, texts, index, rollout) for rollout in own]
+            index: [
+                _rollout(prompt_text, rollouts.kept[index], texts[index], rollout)
+                for rollout in own
+            ]
             for index, own in rollouts.by_sentence.items()
         }
         parts["resampled"] = {
@@ -123,12 +130,9 @@ def _branches(one: Absence) -> dict[str, float]:
     }
 
 
-def _rollout(
-    prompt_text: str, trace: Trace, texts: list[str], index: int, rollout: Rollout
-) -> dict[str, Any]:
-    prefix = trace.text[: trace.cuts[index]]
+def _rollout(prompt_text: str, prefix: str, removed: str, rollout: Rollout) -> dict[str, Any]:
     return {
-        "chunk_removed": texts[index], "prefix_without_chunk": prefix,
+        "chunk_removed": removed, "prefix_without_chunk": prefix,
         "chunk_resampled": rollout.first, "rollout": rollout.text,
         "full_cot": prompt_text + prefix + rollout.text, "answer": rollout.answer,
         "is_correct": rollout.correct,

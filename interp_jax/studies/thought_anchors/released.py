@@ -3,7 +3,8 @@
 One folder holds one trace. Files of the public rollout data set (`problem.json`,
 `base_solution.json`, `chunks.json`, `chunk_<i>/solutions.json`, `chunks_labeled.json`) and of the
 public visualiser (`chunks_resampled.json`, `step_importance.json`, `step_importance_supp.json`,
-`summary.json`) are understood; any of them may be absent. What is read is written back with the
+`summary.json`) are understood, and one of our own (`step_importance_masking.json`); any of them may
+be absent. What is read is written back with the
 same values, key order and bytes. Fields beyond the documented ones are kept.
 """
 
@@ -82,6 +83,7 @@ class ReleasedTrace:
         resampled: by sentence index, replacement first sentences.
         step_importance, step_suppression: sources with their targets (resampling matrix and
             normalised suppression matrix); see `released_matrices` for arrays.
+        step_masking: in the same form, the cleaned masking graph. Nobody released one.
         summary: aggregates of `step_importance`.
     """
 
@@ -93,6 +95,7 @@ class ReleasedTrace:
     resampled: Mapping[int, list[str]] | None = None
     step_importance: list[Record] | None = None
     step_suppression: list[Record] | None = None
+    step_masking: list[Record] | None = None
     summary: Record | None = None
 
 
@@ -105,6 +108,7 @@ _FILES = (
     ("resampled", "chunks_resampled.json", 2),
     ("step_importance", "step_importance.json", 2),
     ("step_suppression", "step_importance_supp.json", None),
+    ("step_masking", "step_importance_masking.json", None),
     ("summary", "summary.json", 2),
 )
 

@@ -27,6 +27,8 @@ _SCRIPTS = (
     "answers.js",
     "matrix.js",
     "panel.js",
+    "edges.js",
+    "ablation.js",
     "facts.js",
     "report.js",
 )

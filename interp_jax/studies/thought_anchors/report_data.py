@@ -26,21 +26,32 @@ a number's place). "interval" is `[low, high]`. N is the number of sentences.
                  forced_accuracy, forced_kl: the same, left out without forced answers;
                  different_trajectories, overdeterminedness: shares;
                  content: null, left out, or {absent, present: counts; absent_fraction, accuracy,
-                 kl, log_odds, each with NAME_interval; resilience, stayed_out, chains}: CF++ and
-                 resilience, whose positive accuracy means that the content helps;
+                 kl, log_odds, each with NAME_interval, and kl_null; resilience, stayed_out,
+                 chains}: CF++ and resilience, whose positive accuracy means that the content helps;
                  alternatives: [{text, similarity, answer, is_correct}, each but text | null]}
                 Every number may be null. Signs are the paper's: a positive resampling_accuracy or
                 forced_accuracy and a NEGATIVE counterfactual_accuracy mean that the sentence helps.
     sentence_matrix  null, or M[source][target], [N][N], null where undefined
     receiver    null, {not_shown: reason}, or
                 {heads: [{layer, head, kurtosis}], scores: [N] | null,
-                 intervals: [N] of interval | null, heatmap: [layers][heads] kurtosis | null}
+                 intervals: [N] of interval | null, heatmap: [layers][heads] kurtosis | null;
+                 sink = false: whether sentence 0 holds the first token of all}
     suppression null, {not_shown: reason}, or
                 {matrix: normalised [target][source], raw: the same before normalising | null,
                  outgoing: [N], outgoing_intervals: [N] of interval | null,
                  distance_profile: mean at distance 1, 2, ...; mode: "exact" or another name,
                  control: {outgoing: [N] expected from distance alone,
                            explained: share of variance that distance explains | null} | null}
+    masking     null, left out, {not_shown: reason}, or as suppression without mode (raw is the
+                mean KL in nats), and
+                {edges: [{source, target, mean, total, first, cleaned}], strongest first; count: of
+                 all edges}
+    ablation    null, left out, {not_shown: reason}, or
+                {heads: [{layer, head}]; kl, log_probability: {value, controls: [one per set of
+                 random heads], p_value}, nats a token; overlapping: [layers where those hold
+                 chosen heads]; answers: {not_shown: reason} or {problems, samples: counts,
+                 conditions: none, receiver, random: {name, value, interval, unanswered},
+                 changes: [{name, against, value, interval}]}}
     notes       [string]; may be left out
 """
 
@@ -96,7 +107,10 @@ def check(data: Mapping[str, Any]) -> dict[str, Any]:
     _check_resampling(report.setdefault("resampling", None), count)
     _grid(report.setdefault("sentence_matrix", None), "sentence_matrix", count, optional=True)
     _check_receiver(report.setdefault("receiver", None), count)
-    _check_suppression(report.setdefault("suppression", None), count)
+    for name in ("suppression", "masking"):
+        _check_sources(report.setdefault(name, None), name, count)
+    _check_edges(report["masking"], count)
+    _check_ablation(report.setdefault("ablation", None))
     notes = report.setdefault("notes", [])
     for index, note in enumerate(_list(notes, "notes")):
         if not isinstance(note, str):
@@ -192,6 +206,8 @@ def _check_resampling(resampling: Any, count: int) -> None:
         for name, (low, high) in CONTENT.items() if content is not None else ():
             _number(content.get(name), f"{where}.content.{name}", low=low, high=high, optional=True)
             _interval(content.get(f"{name}_interval"), f"{where}.content.{name}_interval")
+        if content is not None:
+            _number(content.setdefault("kl_null", None), f"{where}.content.kl_null", optional=True)
         for place, other in enumerate(_list(entry.setdefault("alternatives", []), where)):
             where_other = f"{where}.alternatives[{place}]"
             _string(_mapping(other, where_other), "text", where_other)
@@ -206,23 +222,66 @@ def _check_receiver(receiver: Any, count: int) -> None:
     for index, head in enumerate(_list(receiver.setdefault("heads", []), "receiver.heads")):
         for name in ("layer", "head"):
             _number(_mapping(head, "receiver.heads").get(name), f"receiver.heads[{index}].{name}")
+    if not isinstance(receiver.setdefault("sink", False), bool):
+        raise _wrong(f"receiver.sink = {_brief(receiver['sink'])}", "true or false")
     _numbers(receiver.get("scores"), "receiver.scores", count)
     _intervals(receiver.setdefault("intervals", None), "receiver.intervals", count)
 
 
-def _check_suppression(suppression: Any, count: int) -> None:
-    if not _has_results(suppression, "suppression"):
+def _check_sources(part: Any, where: str, count: int) -> None:
+    if not _has_results(part, where):
         return
-    _mapping(suppression, "suppression")
-    _grid(suppression.get("matrix"), "suppression.matrix", count)
-    _grid(suppression.setdefault("raw", None), "suppression.raw", count, optional=True)
-    _numbers(suppression.get("outgoing"), "suppression.outgoing", count)
+    _mapping(part, where)
+    _grid(part.get("matrix"), f"{where}.matrix", count)
+    _grid(part.setdefault("raw", None), f"{where}.raw", count, optional=True)
+    _numbers(part.get("outgoing"), f"{where}.outgoing", count)
     name = "outgoing_intervals"
-    _intervals(suppression.setdefault(name, None), f"suppression.{name}", count)
-    _numbers(suppression.setdefault("distance_profile", []), "suppression.distance_profile")
-    control = suppression.setdefault("control", None)
-    if control is not None and _mapping(control, "suppression.control").get("outgoing"):
-        _numbers(control["outgoing"], "suppression.control.outgoing", count)
+    _intervals(part.setdefault(name, None), f"{where}.{name}", count)
+    _numbers(part.setdefault("distance_profile", []), f"{where}.distance_profile")
+    control = part.setdefault("control", None)
+    if control is not None and _mapping(control, f"{where}.control").get("outgoing"):
+        _numbers(control["outgoing"], f"{where}.control.outgoing", count)
+
+
+def _check_edges(masking: Any, count: int) -> None:
+    if not shown(masking):
+        return
+    _number(masking.get("count"), "masking.count", low=0)
+    for place, edge in enumerate(_list(masking.get("edges"), "masking.edges")):
+        where = f"masking.edges[{place}]"
+        ends = _mapping(edge, where).get("source"), edge.get("target")
+        if not all(type(end) is int for end in ends) or not 0 <= ends[0] < ends[1] < count:
+            raise _wrong(f"{where} from {ends[0]!r} to {ends[1]!r}", "an earlier and a later one")
+        for name in ("mean", "total", "first", "cleaned"):
+            _number(edge.get(name), f"{where}.{name}")
+
+
+def _check_ablation(ablation: Any) -> None:
+    if not _has_results(ablation, "ablation"):
+        return
+    for index, head in enumerate(_list(_mapping(ablation, "ablation").get("heads"), "heads")):
+        for name in ("layer", "head"):
+            _number(_mapping(head, "heads").get(name), f"ablation.heads[{index}].{name}", low=0)
+    _numbers(ablation.setdefault("overlapping", []), "ablation.overlapping")
+    for name in ("kl", "log_probability"):
+        measure = _mapping(ablation.get(name), f"ablation.{name}")
+        _number(measure.get("value"), f"ablation.{name}.value")
+        _numbers(measure.get("controls"), f"ablation.{name}.controls")
+        _number(measure.get("p_value"), f"ablation.{name}.p_value", low=0, high=1)
+    answers = _mapping(ablation.get("answers"), "ablation.answers")
+    if not _has_results(answers, "ablation.answers"):
+        return
+    for name in ("problems", "samples"):
+        _number(answers.get(name), f"ablation.answers.{name}", low=1)
+    for name, low, texts in (("conditions", 0, ("name",)), ("changes", -1, ("name", "against"))):
+        for place, one in enumerate(_list(answers.get(name), f"ablation.answers.{name}")):
+            where = f"ablation.answers.{name}[{place}]"
+            for text in texts:
+                _string(_mapping(one, where), text, where)
+            _number(one.get("value"), f"{where}.value", low=low, high=1)
+            _interval(one.get("interval"), f"{where}.interval")
+            if name == "conditions":
+                _number(one.get("unanswered"), f"{where}.unanswered", low=0, high=1)
 
 
 def _has_results(part: Any, where: str) -> bool:

@@ -17,13 +17,18 @@ from interp_jax.studies.thought_anchors.report_data import shown
 
 Status = Literal["clear", "within chance", "untested", "not shown"]
 
+# What a positive change of accuracy belongs to. Without an entry it is the other sentence's.
+_KEEPING = {"resampling": "keeping it", "forced": "adding it", "content": "its content"}
+_CHANCE = 0.05
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """One method's answer.
 
     Attributes:
-        method: "resampling", "counterfactual", "receiver" or "suppression".
+        method: "resampling", "counterfactual", "receiver" or "suppression"; where they were
+            measured also "forced", "content", "masking" and "ablation".
         name: the method's name in words.
         sentence: the most important sentence, None where there is none.
         status: "clear" above chance, "within chance", "untested" without a null.
@@ -40,13 +45,36 @@ class Finding:
 
 
 def findings(report: dict[str, Any]) -> list[Finding]:
-    """Returns one finding per method from a report that passed `report_data.check`."""
-    return [
-        _from_answers(report, "resampling", "Resampling", "Writing it anew"),
-        _from_answers(report, "counterfactual", "Counterfactual", "Saying something else there"),
-        _from_receiver(report["receiver"]),
-        _from_suppression(report["suppression"]),
+    """Returns one finding per method from a report that passed `report_data.check`.
+
+    Methods that are off by default have one only where they were measured.
+    """
+    entries = report["resampling"]
+    found = [
+        _from_answers(entries, "resampling", "Resampling", "Writing it anew"),
+        _from_answers(entries, "counterfactual", "Counterfactual", "Saying something else there"),
     ]
+    if shown(entries):
+        if _has(entries, "forced_kl"):
+            act = "Adding it before the thinking is closed"
+            found.append(_from_answers(entries, "forced", "Forced answers", act))
+        content = [_prefixed(entry.get("content") or {}) for entry in entries]
+        if _has(content, "content_kl"):
+            found.append(_from_content(content))
+    found += [_from_receiver(report["receiver"]), _from_sources(report["suppression"], HIDING)]
+    if report["masking"] is not None:
+        found.append(_from_sources(report["masking"], DELETING))
+    if report["ablation"] is not None:
+        found.append(_from_ablation(report["ablation"]))
+    return found
+
+
+def _has(entries: list[dict[str, Any]], name: str) -> bool:
+    return any(entry.get(name) is not None for entry in entries)
+
+
+def _prefixed(content: dict[str, Any]) -> dict[str, Any]:
+    return {f"content_{name}": value for name, value in content.items()}
 
 
 def headline(found: Sequence[Finding]) -> str:
@@ -70,7 +98,8 @@ def headline(found: Sequence[Finding]) -> str:
         return first
     if resampling.sentence is None:
         named = " and ".join(f"{f.name.lower()} at sentence {f.sentence}" for f in others)
-        return f"{first} {_capital(named.replace(' at ', ' points at ', 1))}."
+        verb = " point at " if others[0].method == "receiver" else " points at "
+        return f"{first} {_capital(named.replace(' at ', verb, 1))}."
     agree = [finding for finding in others if finding.sentence == resampling.sentence]
     differ = [finding for finding in others if finding.sentence != resampling.sentence]
     if not differ:
@@ -85,8 +114,21 @@ def headline(found: Sequence[Finding]) -> str:
     return f"{first} {_capital(' and '.join(parts))}."
 
 
-def _from_answers(report: dict[str, Any], method: str, name: str, act: str) -> Finding:
-    entries = report["resampling"]
+def _from_content(content: list[dict[str, Any]]) -> Finding:
+    """CF++: the rollouts in which no later sentence says it again, and those where it stands."""
+    act = "Keeping what it says out of the whole rollout"
+    found = _from_answers(content, "content", "Content taken out (CF++)", act)
+    best = content[found.sentence]
+    caveat = f"{found.caveat} {best['content_absent']:.0f} rollouts went without it"
+    if best.get("content_resilience") is not None:
+        caveat += (
+            f"; it had to be removed {best['content_resilience']:.1f} times on average until it "
+            f"stayed out, which it did in {best['content_stayed_out']:.0%} of the chains"
+        )
+    return dataclasses.replace(found, caveat=f"{caveat}.")
+
+
+def _from_answers(entries: Any, method: str, name: str, act: str) -> Finding:
     if not shown(entries):
         return Finding(method, name, None, "not shown", _reason(entries), "")
     key = f"{method}_kl"
@@ -107,16 +149,16 @@ def _from_answers(report: dict[str, Any], method: str, name: str, act: str) -> F
 
 
 def _accuracy_words(entry: dict[str, Any], method: str) -> str:
-    """Says how accuracy changes; the two methods' signs point in opposite directions."""
+    """Says how accuracy changes; the counterfactual's sign points the other way."""
     change, interval = entry.get(f"{method}_accuracy"), entry.get(f"{method}_accuracy_interval")
     if change is None:
         return ""
-    what = "keeping it" if method == "resampling" else "the other sentence"
+    what = _KEEPING.get(method, "the other sentence")
     words = f"; {what} changes accuracy by {_signed(change)}"
     if change == 0 or (_known(interval) and interval[0] <= 0 <= interval[1]):
         return f"{words}, not clear of zero"
-    side = "helps" if (change > 0) == (method == "resampling") else "hurts"
-    return f"{words}, so {'it' if method == 'resampling' else 'the one kept'} {side}"
+    side = "helps" if (change > 0) == (method in _KEEPING) else "hurts"
+    return f"{words}, so {'it' if method in _KEEPING else 'the one kept'} {side}"
 
 
 def _chance_caveat(entries: list[dict[str, Any]], key: str, status: Status) -> str:
@@ -149,24 +191,50 @@ def _from_receiver(receiver: Any) -> Finding:
         f"Later sentences look back at it most: mean attention {scores[best]:.2g} "
         f"over {heads} {'head' if heads == 1 else 'heads'}{times}."
     )
-    return Finding(method, name, best, "untested", text, "Attention is not yet influence.")
+    caveat = "Attention is not yet influence."
+    if receiver["sink"]:
+        caveat += (
+            " Nothing stands before sentence 0, and heads with nothing to look for rest on the "
+            "first token of all: its score, and which heads are sharpest, may be no more than "
+            "that. With a question before the trace (--prompt) it is not a sentence's token."
+        )
+    return Finding(method, name, best, "untested", text, caveat)
 
 
-def _from_suppression(suppression: Any) -> Finding:
-    method, name = "suppression", "Attention suppression"
-    if not shown(suppression):
-        return Finding(method, name, None, "not shown", _reason(suppression), "")
-    outgoing = suppression["outgoing"]
+@dataclasses.dataclass(frozen=True)
+class _Edit:
+    """A method that takes each sentence away from those after it."""
+
+    method: str
+    name: str
+    act: str
+    measure: str
+
+
+HIDING = _Edit(
+    "suppression", "Attention suppression", "Hiding it from attention", "normalised log KL"
+)
+DELETING = _Edit(
+    "masking", "Masking graph", "Deleting it and moving up what follows",
+    "KL in nats less each target's own mean,",
+)
+
+
+def _from_sources(part: Any, edit: _Edit) -> Finding:
+    method, name = edit.method, edit.name
+    if not shown(part):
+        return Finding(method, name, None, "not shown", _reason(part), "")
+    outgoing = part["outgoing"]
     best = _argmax(outgoing)
     if best is None:
         return Finding(method, name, None, "not shown", "No later sentence to disturb.", "")
-    control = (suppression["control"] or {}).get("outgoing")
+    control = (part["control"] or {}).get("outgoing")
     expected = control[best] if control else None
     text = (
-        f"Hiding it from attention disturbs the sentences after it most "
-        f"(mean normalised log KL {_signed(outgoing[best])}"
+        f"{edit.act} disturbs the sentences after it most "
+        f"(mean {edit.measure} {_signed(outgoing[best])}"
     )
-    interval = (suppression["outgoing_intervals"] or [None] * len(outgoing))[best]
+    interval = (part["outgoing_intervals"] or [None] * len(outgoing))[best]
     if _known(interval):
         text += f", 95\N{NO-BREAK SPACE}% interval {_signed(interval[0])} to {_signed(interval[1])}"
     if expected is None:
@@ -184,6 +252,46 @@ def _from_suppression(suppression: Any) -> Finding:
     if status == "within chance":
         caveat = "This is no more than the distance between sentences predicts."
     return Finding(method, name, best, status, text, caveat)
+
+
+def _from_ablation(part: Any) -> Finding:
+    """Receiver heads against random ones: by accuracy where it was measured, else by the KL."""
+    method, name = "ablation", "Head ablation"
+    if not shown(part):
+        return Finding(method, name, None, "not shown", _reason(part), "")
+    count, kl, answers = len(part["heads"]), part["kl"], part["answers"]
+    heads = "receiver head" if count == 1 else f"{count} receiver heads"
+    trace = (
+        f"on the trace it costs {kl['value']:.2g} nats a token, as many random heads "
+        f"{statistics.mean(kl['controls']):.2g} (p\N{NO-BREAK SPACE}{kl['p_value']:.2f})."
+    )
+    caveat = "Random heads are of the same layers, as many in each."
+    if part["overlapping"]:
+        caveat += " In some layers they hold receiver heads too, for want of others."
+    if not shown(answers):
+        status = "clear" if kl["p_value"] <= _CHANCE else "within chance"
+        return Finding(
+            method, name, None, status, f"Without the {heads}: {trace}",
+            f"{caveat} {_reason(answers)}",
+        )
+    share = {one["name"]: one for one in answers["conditions"]}
+    told = lambda one: f"{one['value']:.0%} ({one['interval'][0]:.0%} to {one['interval'][1]:.0%})"
+    change = next(
+        one for one in answers["changes"] if (one["name"], one["against"]) == ("receiver", "random")
+    )
+    low, high = change["interval"]
+    status = "clear" if low > 0 or high < 0 else "within chance"
+    text = (
+        f"Without the {heads} {told(share['receiver'])} of the answers are right, without as many "
+        f"random heads {told(share['random'])}, with all heads {told(share['none'])}; {trace}"
+    )
+    against = "clear of zero" if status == "clear" else "not clear of zero"
+    caveat = (
+        f"Receiver minus random: {_signed(change['value'])} ({_signed(low)} to {_signed(high)}), "
+        f"{against}; {answers['problems']} problems, {answers['samples']} answers each; intervals "
+        f"hold for these problems. {caveat}"
+    )
+    return Finding(method, name, None, status, text, caveat)
 
 
 def _above(value: float, interval: Any, null: float | None) -> Status:

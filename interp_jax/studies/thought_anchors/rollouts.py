@@ -3,11 +3,13 @@
 Those of sentence i are the condition "S_i absent" (arXiv 2506.19143, resampling): the model
 writes its own i-th sentence and goes on, from the token where that sentence begins (`sampling`).
 All rollouts of all sentences wait in one queue; with adaptive numbers, those of one round.
+`rollout_prefix` has other ways to cut.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from interp_jax.studies.thought_anchors.asking import Trace
 from interp_jax.studies.thought_anchors.base_trace import trace_tokens
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
 from interp_jax.studies.thought_anchors.problems import Problem
+from interp_jax.studies.thought_anchors.rollout_prefix import How, KeptPrefix, kept_prefix
 from interp_jax.studies.thought_anchors.sampling import (
     Continuation,
     TraceSampler,
@@ -63,6 +66,7 @@ class Rollouts:
         tokens, seconds: sampled in THIS run, and how long that took.
         remade: at most so many rollouts had been begun by an interrupted run and were made again.
         stats: what the engine did in this run.
+        kept: by sentence, the text of the reasoning that its rollouts continue.
     """
 
     by_sentence: Mapping[int, Sequence[Rollout]]
@@ -70,6 +74,7 @@ class Rollouts:
     seconds: float
     remade: int
     stats: Stats
+    kept: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def all(self) -> list[Rollout]:
@@ -111,25 +116,25 @@ def make_rollouts(
         UserError: prompt, trace and budget are longer than the network's context.
     """
     made = TraceSampler(lm, trace, config, journal, writer)
-    reader, key = Reader(lm, problem, trace), root_key(config.seed)
+    reader = Reader(lm, problem, trace, config.rollout_prefix)
+    rule, key = StoppingRule.of(config), root_key(config.seed)
     known: dict[str, Rollout] = {}
     total = config.rollouts * len(trace.sentences)
     while True:
         wanted, by_sentence = _state(reader, config, journal, known)
-        lacking = {
-            _id(index, number): Continuation(
-                int(trace.spans[index, 0]), fold(key, "rollout", index, number),
-                config.max_new_tokens,
-            )
-            for index, count in wanted.items()
-            for number in range(count)
-            if _id(index, number) not in journal
-        }
+        lacking = [index for index, count in wanted.items() if len(by_sentence[index]) < count]
         if not lacking:
             return Rollouts(
-                by_sentence, made.tokens, made.seconds, made.remade, made.engine.stats
+                by_sentence, made.tokens, made.seconds, made.remade, made.stats, reader.texts
             )
-        made.sample(lacking, total)
+        asked = {}
+        for index, numbers in rule.round_of(wanted, lacking).items():
+            kept = reader.prefixes[index]
+            for number in numbers:
+                asked[_id(index, number)] = Continuation(
+                    kept.cut, fold(key, "rollout", index, number), config.max_new_tokens, kept.own
+                )
+        made.sample(asked, total)
 
 
 def read_rollouts(
@@ -137,10 +142,11 @@ def read_rollouts(
     journal: Journal,
 ) -> Rollouts | None:
     """The rollouts in a journal, or None while some that are wanted are not there."""
-    wanted, by_sentence = _state(Reader(lm, problem, trace), config, journal, {})
+    reader = Reader(lm, problem, trace, config.rollout_prefix)
+    wanted, by_sentence = _state(reader, config, journal, {})
     if any(len(by_sentence[index]) < count for index, count in wanted.items()):
         return None
-    return Rollouts(by_sentence, 0, 0.0, 0, Stats())
+    return Rollouts(by_sentence, 0, 0.0, 0, Stats(), reader.texts)
 
 
 def _state(
@@ -162,20 +168,38 @@ def _state(
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads a journaled continuation of sentence i."""
+    """Reads a journaled continuation of sentence i.
+
+    Attributes:
+        prefixes: by sentence, what its rollouts continue. texts: that as text.
+    """
 
     lm: LanguageModel
     problem: Problem
     trace: Trace
+    how: How = "trace"
+
+    @functools.cached_property
+    def prefixes(self) -> tuple[KeptPrefix, ...]:
+        """See the class."""
+        return tuple(
+            kept_prefix(self.trace, self.lm.tokenizer, index, self.how)
+            for index in range(len(self.trace.sentences))
+        )
+
+    @property
+    def texts(self) -> dict[int, str]:
+        """See the class."""
+        return {index: kept.text for index, kept in enumerate(self.prefixes)}
 
     def __call__(self, index: int, record: Mapping) -> Rollout:
         """The rollout in a record `{"tokens", "finish"}`."""
         finished = record["finish"] == "stop"
-        kept = self.trace.tokens[: self.trace.ranges[index, 0]]
-        own = trace_tokens(record["tokens"], record["finish"])
+        prefix, own = self.prefixes[index], trace_tokens(record["tokens"], record["finish"])
+        kept = [*self.trace.ids[len(self.trace.prompt.ids) : prefix.cut], *prefix.own]
         whole = self.lm.tokenizer.decode([*kept, *own])
         # Decoded together: by itself a continuation can lose its first space.
-        text = whole[self.trace.cuts[index] :]
+        text = whole[len(prefix.text) :]
         sentences = split_sentences(text)
         answer = self.problem.read(whole) if finished else ""
         return Rollout(

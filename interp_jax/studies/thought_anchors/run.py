@@ -30,9 +30,12 @@ from interp_jax.runtime.metrics import open_writers
 from interp_jax.runtime.process import is_writer
 from interp_jax.runtime.provenance import Provenance, library_versions
 from interp_jax.runtime.workdir import Workdir
+from interp_jax.studies.thought_anchors.ablation_answers import problems_to_answer
+from interp_jax.studies.thought_anchors.ablation_stage import ablation_stage, require_heads
 from interp_jax.studies.thought_anchors.asking import Trace, ask, chosen_problem, given_trace
 from interp_jax.studies.thought_anchors.branches import Encode
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
+from interp_jax.studies.thought_anchors.masking_stage import masking_stage
 from interp_jax.studies.thought_anchors.normalise import normalise_suppression
 from interp_jax.studies.thought_anchors.presenting import Findings, report_parts, scalars
 from interp_jax.studies.thought_anchors.problems import Problem
@@ -98,8 +101,11 @@ def run(config: ThoughtAnchorsConfig, lm: LanguageModel | None = None) -> Result
     problem = None if config.trace is not None else chosen_problem(config)
     if config.labels == "endpoint" and config.stage in ("all", "labels"):
         labelling_judge(config)  # a missing key is told before hours of work
+    if config.ablate_heads:
+        problems_to_answer(config, problem)  # and so is a file that cannot be read
     with started(config) as (workdir, counter):
         lm = lm or loaded(config)
+        require_heads(config, lm.network.config)
         asked = given_trace(lm, config) if problem is None else _asked(lm, problem, config)
         write_provenance(workdir, lm, problem, config)
         report = None
@@ -154,7 +160,19 @@ def find(work: Work, problem: Problem | None, asked: Prompt | Trace) -> Findings
     texts = [sentence.text for sentence in trace.sentences]
     labels = labels_stage(work, question, texts, make=make("labels"))
     receiver, suppression = white_box_stage(work, trace, make=make("white_box"))
-    return found.with_parts(receiver=receiver, suppression=suppression, labels=labels)
+    masking = masking_stage(work, trace, make=make("white_box"))
+    ablation = ablation_stage(
+        work, problem or _given(work.config), trace, receiver, make=make("ablation")
+    )
+    return found.with_parts(
+        receiver=receiver, suppression=suppression, labels=labels, masking=masking,
+        ablation=ablation,
+    )
+
+
+def _given(config: ThoughtAnchorsConfig) -> Problem | None:
+    """The question before a given trace, where one was asked."""
+    return None if config.prompt is None else chosen_problem(config)
 
 
 def encoder() -> Encode:
@@ -216,7 +234,7 @@ def _released(found: Findings, prompt_text: str):
         normalised = normalise_suppression(found.suppression.effects)
     return released_trace(
         found.problem, prompt_text, found.trace, found.rollouts, found.scores, normalised,
-        found.labels,
+        found.labels, None if found.masking is None else found.masking.cleaned(),
     )
 
 
@@ -234,7 +252,8 @@ def run_of(
     counter: CompileCounter,
 ) -> dict[str, Any]:
     """What this run did, for the report."""
-    device, made = jax.devices()[0], [found.rollouts, found.forced]
+    device = jax.devices()[0]
+    made = [found.rollouts, found.forced, found.ablation and found.ablation.answers]
     tokens = sum(one.tokens for one in made if one is not None)
     sampled = {}
     if tokens:

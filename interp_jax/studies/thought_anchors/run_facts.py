@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
+from interp_jax.studies.thought_anchors.masking_graph import MaskingGraph
+from interp_jax.studies.thought_anchors.masking_stage import edges
 from interp_jax.studies.thought_anchors.presenting import Findings
+from interp_jax.studies.thought_anchors.presenting_ablation import ablation_lines
 from interp_jax.studies.thought_anchors.receiver import too_short
 from interp_jax.studies.thought_anchors.rollouts import Rollouts
 from interp_jax.studies.thought_anchors.scoring import Scores
@@ -42,7 +45,23 @@ def run_facts(
         lines.append(f"Labels by {found.labels.by}: {listed}.")
     if found.suppression is not None:
         lines += _white_box(found)
+    if found.masking is not None:
+        lines += _masking(found.masking)
+    if found.ablation is not None:
+        lines += ablation_lines(found.ablation)
     return tuple(lines)
+
+
+def _masking(graph: MaskingGraph) -> Iterator[str]:
+    listed = edges(graph)
+    if not listed:
+        yield "Masking graph: no sentence has a later one far enough from the end."
+        return
+    first = listed[0]
+    yield (
+        f"Masking graph: deleting sentence {first['source']} changes sentence {first['target']} "
+        f"most (mean KL {first['mean']:.3f} nats a token), of {len(listed)} edges."
+    )
 
 
 def _white_box(found: Findings) -> Iterator[str]:
@@ -51,6 +70,12 @@ def _white_box(found: Findings) -> Iterator[str]:
     else:
         best = int(np.nanargmax(found.receiver.scores))
         yield f"Receiver heads: later sentences look back most at sentence {best}."
+        if int(found.trace.spans[0, 0]) == 0:
+            yield (
+                "Nothing stands before sentence 0: heads with nothing to look for rest on its "
+                "first token, and may be called receiver heads for that. --prompt puts a question "
+                "before it."
+            )
     effects = found.suppression.effects
     later = np.tril(np.ones(effects.shape, bool), -1)
     if later.any() and effects[later].max() > FLOOR:

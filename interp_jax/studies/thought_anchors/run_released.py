@@ -4,6 +4,7 @@
                 forced answers in the folder beside it, if it is there)
     labels      tags and dependencies
     white_box   receiver heads and suppression of the base solution's text, by the model here
+    ablation    these heads ablated, by the model here
     report      the report of whatever is there
 
 The folder itself is only read. What a stage makes goes to `trace/` in the workdir, and what is
@@ -29,10 +30,12 @@ from interp_jax.models import roles
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.metrics import open_writers
 from interp_jax.runtime.process import is_writer
+from interp_jax.studies.thought_anchors.ablation_stage import ablation_stage, require_heads
 from interp_jax.studies.thought_anchors.asking import Trace
 from interp_jax.studies.thought_anchors.config import ThoughtAnchorsConfig
 from interp_jax.studies.thought_anchors.labels.labels import Labels, apply_labels, labels_of_records
 from interp_jax.studies.thought_anchors.labels.taxonomy import UNKNOWN
+from interp_jax.studies.thought_anchors.masking_stage import masking_stage
 from interp_jax.studies.thought_anchors.normalise import normalise_suppression
 from interp_jax.studies.thought_anchors.presenting import Findings, report_parts, resampling_part
 from interp_jax.studies.thought_anchors.presenting_released import recorded_resampling
@@ -126,15 +129,18 @@ def run_released(config: ThoughtAnchorsConfig, lm: LanguageModel | None = None):
         if stage == "labels" or (stage == "all" and labels is None):
             labels = labels_stage(work, one.problem.question, one.texts, make=True)
         trace = one.trace
-        if make("white_box"):
+        if make("white_box") or config.ablate_heads:
             lm = lm or loaded(config)
+            require_heads(config, lm.network.config)
             work = dataclasses.replace(work, lm=lm)
             trace = tokenised(one, lm)
             write_provenance(workdir, lm, one.problem, config)
         receiver, suppression = white_box_stage(work, trace, make=make("white_box"))
+        masking = masking_stage(work, trace, make=make("white_box"))
+        ablation = ablation_stage(work, one.problem, trace, receiver, make=make("ablation"))
         found = Findings(
             one.problem, trace, rollouts, scores, receiver, suppression, labels=labels,
-            normalised=_released_matrix(one),
+            normalised=_released_matrix(one), masking=masking, ablation=ablation,
         )
         if is_writer():
             write_trace(workdir / TRACE, _changed(one, found, make))
@@ -307,6 +313,8 @@ def _changed(one: Released, found: Findings, make) -> ReleasedTrace:
     if make("white_box") and found.suppression is not None:
         normalised = normalise_suppression(found.suppression.effects)
         parts["step_suppression"] = impacts_from_matrix(normalised.T, one.texts)
+    if make("white_box") and found.masking is not None:
+        parts["step_masking"] = impacts_from_matrix(found.masking.cleaned().T, one.texts)
     return ReleasedTrace(**parts)
 
 
@@ -344,7 +352,7 @@ def _parts(
         )
     if found.suppression is not None:
         parts["notes"].append(
-            f"Receiver heads and suppression are of {config.model}, which read this text and did "
+            f"What looks inside a model looks into {config.model}, which read this text and did "
             "not write it."
         )
     return parts

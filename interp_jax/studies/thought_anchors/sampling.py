@@ -3,6 +3,11 @@
 Prompt and trace are run once. A continuation keeps a beginning of them, which is a slice of that
 one cache, and may have tokens of its own before what is sampled. Each is in the journal as soon
 as its batch hands it over, so a run that was stopped makes again only what was under way.
+
+A step costs as much for idle rows as for busy ones, so a round that asks for few continuations
+gets a small batch (`rows_for`). Its size follows from how many the round asks for in all, not from
+how many are still to be made: a run that goes on in the middle of a round then has the batches,
+and so the bits, of an unbroken one.
 """
 
 from __future__ import annotations
@@ -14,10 +19,11 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from interp_jax.generation.engine import Engine
 from interp_jax.generation.language_model import LanguageModel
 from interp_jax.generation.prefixes import SharedPrefix, at_cut
 from interp_jax.generation.prompts import Prompt
-from interp_jax.generation.requests import Request
+from interp_jax.generation.requests import Request, Stats, bucket
 from interp_jax.models import roles
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.journal import Journal
@@ -47,13 +53,18 @@ class Continuation:
     own: np.ndarray | None = None
 
 
+def rows_for(asked: int, batch_size: int) -> int:
+    """Rows of a batch for so many samples: the next bucket (1, 2, 3, 4, 6, 8, 12, ...), or all."""
+    return min(batch_size, bucket(max(asked, 1), 1))
+
+
 class TraceSampler:
     """Samples continuations of a trace into one journal.
 
     Attributes:
         tokens, seconds: sampled by this object, and how long that took.
         remade: at most so many had been begun by an interrupted run and were made again.
-        engine: what samples; its `stats` count this run.
+        stats: what the engines of this object did.
     """
 
     def __init__(
@@ -62,7 +73,8 @@ class TraceSampler:
     ):
         self.lm, self.trace, self.config = lm, trace, config
         self.journal, self.writer, self.what = journal, writer, what
-        self.engine = sampler(lm, config)
+        self.stats = Stats()
+        self._engines: dict[int, Engine] = {}
         self.tokens, self.seconds, self.remade = 0, 0.0, 0
         self._prefix: SharedPrefix | None = None
         self._unfinished = self._made = 0
@@ -73,6 +85,8 @@ class TraceSampler:
         """Makes what the journal lacks of `wanted`, by id.
 
         Args:
+            wanted: everything that the round asks for, what is there already too: their number
+                decides how many rows a batch has.
             total: how many there will be in the end, for the eye.
             extra: by id, what is written into the record beside `tokens` and `finish`.
 
@@ -86,12 +100,13 @@ class TraceSampler:
         there = sum(not name.startswith(SESSION) for name in self.journal.done)
         if self._prefix is None:
             self._begin(there, total, len(todo))
+        engine = self._engine(rows_for(len(wanted), self.config.batch_size))
         requests = [
             self._request(item, wanted[name]) for item, name in enumerate(todo)
         ]
         with Progress(total, self.what, unit=self.what, start=there,
                       log_every=self.config.log_every) as bar:
-            for count, sample in enumerate(self.engine.run(requests, self._prefix), start=1):
+            for count, sample in enumerate(engine.run(requests, self._prefix), start=1):
                 name = todo[sample.item]
                 record = {"tokens": sample.tokens.tolist(), "finish": sample.finish}
                 self.journal.append(name, record | dict((extra or {}).get(name, {})))
@@ -123,6 +138,12 @@ class TraceSampler:
         self.journal.append(f"{SESSION}{len(sessions)}", {"batch": batch, "done": there})
         self._prefix = self.lm.prefix(whole)
 
+    def _engine(self, rows: int) -> Engine:
+        if rows not in self._engines:
+            self._engines[rows] = sampler(self.lm, self.config, rows)
+            self._engines[rows].stats = self.stats
+        return self._engines[rows]
+
     @property
     def _context(self) -> int:
         return self.lm.network.config.max_context
@@ -148,7 +169,7 @@ class TraceSampler:
             f"{self.what}/tokens": self.tokens,
             f"{self.what}/unfinished_share": self._unfinished / self._made,
         }
-        busy = self.engine.stats.busy_while_waiting
+        busy = self.stats.busy_while_waiting
         if busy is not None:
             values[f"{self.what}/busy_rows_while_waiting"] = busy
         self.writer.scalars(step, values)

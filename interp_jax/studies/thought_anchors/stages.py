@@ -8,6 +8,8 @@
                 trace/
     labels      labels.json, trace/                base.jsonl
     white_box   white_box.npz, trace/              base.jsonl
+                (and masking.npz, if asked)
+    ablation    ablation.npz, ablation.jsonl       base.jsonl, white_box.npz
     report      report.html, trace/                base.jsonl, and whatever else is there
 
 `trace/` is the released file layout, written with everything that is there by then.
@@ -177,6 +179,8 @@ def labels_stage(
     """
     config = work.config
     asked = {"labels": config.labels}
+    if config.labels == "rules":
+        asked["label_links"] = config.label_links
     if config.labels in ("endpoint", "local"):
         asked["judge_model"] = config.judge_model
     if config.labels == "endpoint":
@@ -199,7 +203,7 @@ def labels_stage(
 
 def _labelled(work: Work, question: str, texts: list[str]) -> Labels:
     if work.config.labels == "rules":
-        return label_with_rules(question, texts)
+        return label_with_rules(question, texts, links=work.config.label_links)
     judge = labelling_judge(work.config, work.workdir / JUDGE_LOG)
     labels = label_with_judge(judge, question, texts)
     say(f"Labels by {labels.by}: {judge.totals.line()}.")

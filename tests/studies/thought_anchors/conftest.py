@@ -7,7 +7,6 @@ import pytest
 
 from interp_jax.studies.thought_anchors import run as study
 from interp_jax.text.embeddings import load_minilm
-from tests.studies.thought_anchors.report_page import chromium
 
 QWEN = "deepseek-r1-distill-qwen-14b/correct_base_solution/problem_4682"
 LLAMA = "deepseek-r1-distill-llama-8b/incorrect_base_solution/problem_330"
@@ -26,13 +25,6 @@ def released_folder():
         return folder
 
     return find
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Headless Chromium; skips where there is none."""
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ TAGS = {
 
 
 def make_full_report(seed: int = 0, count: int = 12, rollouts: int = 32) -> dict[str, Any]:
-    """As `make_report`, with labels, forced answers and the content measures besides."""
+    """As `make_report`, with everything besides that is off by default."""
     data, rng = make_report(seed, count, rollouts), np.random.default_rng(seed + 1)
     names = list(TAGS)
     data["trace"]["tags"] = [
@@ -213,4 +213,42 @@ def make_full_report(seed: int = 0, count: int = 12, rollouts: int = 32) -> dict
                 "resilience": 2.5, "stayed_out": 0.75, "chains": 8,
             } if index else None,
         }
+    matrix, raw = _suppression(rng, count)
+    data["masking"] = data["suppression"] | {
+        "matrix": matrix, "raw": np.exp(raw),
+        "edges": [
+            {"source": k, "target": k + 1, "mean": 2.0 / (k + 1), "total": 9.0 / (k + 1),
+             "first": 1.0 / (k + 1), "cleaned": 1.5 / (k + 1)}
+            for k in range(count - 1)
+        ],
+        "count": count * (count - 1) // 2,
+    }
+    data["ablation"] = _ablated(rng)
     return data
+
+
+def _ablated(rng: np.random.Generator) -> dict[str, Any]:
+    change = {"value": -0.25, "interval": [-0.36, -0.13]}
+    measure = lambda scale: {
+        "value": 3 * scale, "controls": (scale * rng.random(20)).tolist(), "p_value": 1 / 21,
+    }
+    return {
+        "heads": [{"layer": k // 2 + 1, "head": k % 4} for k in range(4)],
+        "overlapping": [2],
+        "kl": measure(0.1),
+        "log_probability": measure(0.02),
+        "answers": {
+            "problems": 32,
+            "samples": 4,
+            "conditions": [
+                {"name": name, "value": value, "interval": [value - 0.08, value + 0.08],
+                 "unanswered": 0.05}
+                for name, value in (("none", 0.5), ("receiver", 0.25), ("random", 0.47))
+            ],
+            "changes": [
+                {"name": name, "against": other, **change}
+                for name, other in (("receiver", "random"), ("receiver", "none"),
+                                    ("random", "none"))
+            ],
+        },
+    }

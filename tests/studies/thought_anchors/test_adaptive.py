@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from interp_jax.studies.thought_anchors.adaptive import StoppingRule
 from interp_jax.studies.thought_anchors.intervals import wilson_interval
+from interp_jax.studies.thought_anchors.sampling import rows_for
 
 OUTCOMES = st.lists(st.sampled_from([True, False, None]), max_size=60)
 RULES = st.builds(
@@ -68,3 +69,40 @@ def test_what_comes_later_changes_no_decision(rule, outcomes, cut):
     assert part <= whole
     if part <= cut:
         assert part == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(RULES, st.lists(OUTCOMES, min_size=1, max_size=5), st.data())
+def test_a_round_asks_for_the_same_wherever_it_is_taken_up(rule, sentences, data):
+    """Rounds are walked once without a break, and once with what is there cut down at random."""
+
+    def state(cuts):
+        there = {i: outcomes[: cuts[i]] for i, outcomes in enumerate(sentences)}
+        wanted = {i: rule.wanted(own) for i, own in there.items()}
+        return wanted, [i for i in there if len(there[i]) < wanted[i]]
+
+    cuts, rounds = dict.fromkeys(range(len(sentences)), 0), []
+    while (now := state(cuts))[1]:
+        asked = rule.round_of(*now)
+        rounds.append(asked)
+        # In the middle of the round, some of it made: it asks for the same.
+        part = {
+            i: cuts[i] + data.draw(st.integers(0, len(asked.get(i, ())))) for i in cuts
+        }
+        unfinished = any(part[i] < asked[i].stop for i in asked)
+        if unfinished and all(part[i] <= len(sentences[i]) for i in part):
+            assert rule.round_of(*state(part)) == asked
+        after = {i: max(cuts[i], asked[i].stop) if i in asked else cuts[i] for i in cuts}
+        if any(after[i] > len(sentences[i]) for i in after):
+            break
+        cuts = after
+    for one, other in zip(rounds, rounds[1:], strict=False):
+        assert set(other) <= set(one)  # who stopped stays stopped
+        assert all(other[i].start == one[i].stop for i in other)
+
+
+def test_rows_of_a_batch_follow_what_is_asked():
+    assert [rows_for(n, 64) for n in (0, 1, 2, 3, 5, 8, 17, 40, 60, 64, 500)] == [
+        1, 1, 2, 3, 6, 8, 24, 48, 64, 64, 64,
+    ]
+    assert rows_for(500, 20) == 20 and rows_for(13, 14) == 14

@@ -57,6 +57,7 @@ BROKEN = [
     (("sentence_matrix", 0), [0.0], r"sentence_matrix\[0\] with 1 entries"),
     (("receiver", "scores"), [1.0], "receiver.scores with 1 entries"),
     (("receiver", "heads", 0, "layer"), None, r"receiver.heads\[0\].layer"),
+    (("receiver", "sink"), "no", "receiver.sink = 'no'"),
     (("receiver",), {"not_shown": 3}, "not_shown = 3"),
     (("suppression", "matrix"), None, "suppression.matrix = None"),
     (("suppression", "outgoing", 2), "x", r"outgoing\[2\] = 'x'"),
@@ -65,6 +66,13 @@ BROKEN = [
     (("trace", "sentences", 4, "depends_on"), [4], r"sentences\[4\].depends_on with 4"),
     (("trace", "tags", 0, "colour"), "red;x:y", r"tags\[0\].colour"),
     (("trace", "tags", 0, "words"), None, r"tags\[0\].words"),
+    (("masking", "edges", 0, "target"), 0, r"masking.edges\[0\] from 0 to 0"),
+    (("masking", "matrix"), None, "masking.matrix = None"),
+    (("ablation", "kl", "p_value"), 2, "ablation.kl.p_value = 2"),
+    (("ablation", "heads", 0, "head"), None, r"ablation.heads\[0\].head"),
+    (("ablation", "answers", "changes", 0, "interval"), [1.0, 0.0], "low at most high"),
+    (("ablation", "answers", "problems"), 0, "ablation.answers.problems = 0"),
+    (("resampling", 4, "content", "kl_null"), "x", "content.kl_null"),
     (("notes",), [1], r"notes\[0\] = 1"),
 ]
 
@@ -154,6 +162,71 @@ def test_suppression_below_its_distance_control_is_within_chance():
     data["suppression"]["control"]["outgoing"] = [99.0] * 12
     found = _found(data)[0]["suppression"]
     assert found.status == "within chance" and "distance" in found.caveat
+
+
+def test_forced_answers_and_content_have_findings_where_they_were_measured():
+    assert set(_found(make_report())[0]) == {
+        "resampling", "counterfactual", "receiver", "suppression",
+    }
+    data = make_full_report()
+    data["resampling"][4] |= {
+        "forced_kl": 0.9, "forced_kl_interval": [0.6, 1.2], "forced_kl_null": 0.1,
+        "forced_accuracy": -0.3, "forced_accuracy_interval": [-0.5, -0.1],
+    }
+    data["resampling"][7]["content"] |= {
+        "kl": 0.8, "kl_interval": [0.5, 1.0], "kl_null": 0.6, "accuracy": 0.3,
+        "accuracy_interval": [0.1, 0.5], "absent": 9, "resilience": 3.25, "stayed_out": 0.5,
+    }
+    found, _ = _found(data)
+    forced, content = found["forced"], found["content"]
+    assert (forced.sentence, forced.status) == (4, "clear")
+    assert "KL 0.90 nats" in forced.text and "chance reaches 0.10" in forced.text
+    assert "adding it changes accuracy by \N{MINUS SIGN}0.30, so it hurts" in forced.text
+    assert (content.sentence, content.status) == (7, "within chance")
+    assert "its content changes accuracy by +0.30, so it helps" in content.text
+    assert "9 rollouts went without it" in content.caveat
+    assert "removed 3.2 times" in content.caveat and "50% of the chains" in content.caveat
+    # Without a null there is no such claim.
+    del data["resampling"][7]["content"]["kl_null"]
+    assert _found(data)[0]["content"].status == "untested"
+
+
+@pytest.mark.parametrize(
+    ("answers", "p_value", "status", "says"),
+    [
+        ((0.2, [-0.4, -0.05]), 0.5, "clear", "clear of zero"),
+        ((0.5, [-0.2, 0.1]), 0.01, "within chance", "not clear of zero"),
+        (None, 0.048, "clear", "nats a token"),
+        (None, 0.3, "within chance", "nats a token"),
+    ],
+)
+def test_head_ablation_is_judged_by_accuracy_or_else_by_the_kl(answers, p_value, status, says):
+    data = make_full_report()
+    data["ablation"]["kl"]["p_value"] = p_value
+    if answers is None:
+        data["ablation"]["answers"] = {"not_shown": "No problem was given."}
+    else:
+        share, interval = answers
+        data["ablation"]["answers"]["conditions"][1]["value"] = share
+        data["ablation"]["answers"]["changes"][0] |= {"value": share - 0.5, "interval": interval}
+    found = _found(data)[0]["ablation"]
+    assert found.status == status and says in f"{found.text} {found.caveat}"
+    if answers is None:
+        assert "No problem was given." in found.caveat
+    else:
+        assert f"{answers[0]:.0%}" in found.text
+
+
+def test_a_first_sentence_without_anything_before_it_is_told_to_be_a_sink():
+    data = make_report()
+    assert "first token of all" not in _found(data)[0]["receiver"].caveat
+    data["receiver"]["sink"] = True
+    assert "rest on the first token of all" in _found(data)[0]["receiver"].caveat
+
+
+def test_masking_is_told_beside_its_distance_control():
+    found = _found(make_full_report())[0]["masking"]
+    assert "Deleting it and moving up" in found.text and "distance alone predicts" in found.text
 
 
 def test_methods_that_agree_are_told_so():

@@ -7,13 +7,15 @@ import pytest
 from interp_jax.studies.thought_anchors.report import write_report
 from tests.studies.thought_anchors.report_page import (
     HOSTILE,
+    cell,
     click,
+    hover,
     keys,
     open_page,
     settled_text,
     text_of,
 )
-from tests.studies.thought_anchors.synthetic_report import TAGS, make_full_report
+from tests.studies.thought_anchors.synthetic_report import TAGS, make_full_report, make_report
 
 pytestmark = pytest.mark.browser
 
@@ -40,6 +42,13 @@ FULL = [
     ("forced answers are a way to colour", "", click("#method-forced_accuracy"), "#method-help",
      "before it. Positive: the sentence helps"),
     ("with a key of its own", "", keys("5"), "#method-help", "answer given at once"),
+    ("the masking graph is a matrix", "", click("#matrix-masking"), "#matrix-help",
+     "Deleting the column's sentence"),
+    ("its edges are a table", "", click("#edges summary"), "#edges table", "Deleted"),
+    ("sets of heads are a table", "", click("#ablation .ablation > div:last-child summary"),
+     "#ablation table", "random 20"),
+    ("differences under ablation are a table", "", click("#ablation details summary"),
+     "#ablation table", "Without receiver heads minus without random heads"),
     ("and a column", "", click(".bar-head [data-method=forced_kl]"), "#method-help",
      "answer given at once"),
 ]
@@ -68,6 +77,53 @@ def test_tags_have_their_colours_in_the_trace_and_in_its_legend(browser, full_pa
     assert text_of(browser, "#tags").split("\n") != [""]
     for words in ("plan generation 4", "active computation 4", "final answer emission 4"):
         assert words in text_of(browser, "#tags")
+
+
+def test_ablated_heads_are_shown_with_their_intervals(browser, full_page):
+    open_page(browser, full_page)
+    shown = " ".join(text_of(browser, "#ablation").split())
+    for said in ("4 heads, as layer.head: 1.0, 1.1, 2.2, 2.3", "In layers 2 more than half",
+                 "25\u2009% (17\u2009% to 33\u2009%)", "32 problems, 4 answers", "p 0.05"):
+        assert " ".join(said.split()) in shown
+    dots = browser.execute_script(
+        "return [...document.querySelectorAll('[data-measure=kl] .dot')].map((n) =>"
+        " [n.className, parseFloat(n.style.left)])"
+    )
+    assert len(dots) == 21 and dots[-1] == ["dot chosen", 100]
+    assert "unlike random heads" in text_of(browser, "#findings [data-method=ablation]")
+    plain = write_report(full_page.parent / "plain.html", make_report())
+    open_page(browser, plain)
+    assert browser.execute_script(
+        "return [document.querySelector('#ablation-section').checkVisibility(),"
+        " document.querySelector('#edges').childElementCount]"
+    ) == [False, 0]
+
+
+def test_pointing_draws_no_cell_again(browser, full_page):
+    """The cells are drawn once for a matrix; a change of matrix or of width draws them anew."""
+    open_page(browser, full_page)
+    browser.execute_script(
+        "const own = CanvasRenderingContext2D.prototype.fillRect; window.rects = 0;"
+        "CanvasRenderingContext2D.prototype.fillRect = function (...a) {"
+        " window.rects += 1; return own.apply(this, a); }"
+    )
+    pixels = lambda: browser.execute_script(
+        "const c = document.querySelector('#matrix');"
+        "return [window.rects, c.toDataURL()]"
+    )
+    _, before = pixels()
+    for source, target in ((2, 6), (3, 7), (1, 9)):
+        cell(source, target)(browser)
+    hover("[data-index='4'].sentence")(browser)
+    rects, marked = pixels()
+    assert rects == 0 and marked != before
+    hover("#title")(browser)
+    assert pixels() == [0, before]
+    click("#matrix-masking")(browser)
+    rects, other = pixels()
+    assert rects == 12 * 11 // 2 and other != before
+    click("#matrix-suppression")(browser)
+    assert pixels()[0] == 2 * rects
 
 
 @pytest.mark.parametrize("width", [1280, 340])

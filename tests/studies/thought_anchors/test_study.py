@@ -245,6 +245,9 @@ def test_twenty_sentences_have_receiver_heads(lm, tmp_path):
     assert np.isfinite(receiver.scores[:-4]).all() and np.isnan(receiver.scores[-4:]).all()
     again = study.run(config, lm)
     assert again.found.receiver.heads == receiver.heads
+    # Without a question the first sentence has the first token, and that is said.
+    assert report_parts(result.found, config)["receiver"]["sink"]
+    assert any("Nothing stands before sentence 0" in line for line in result.facts)
 
 
 def test_no_base_trace_that_will_do_says_why(lm, tmp_path):

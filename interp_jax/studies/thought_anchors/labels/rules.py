@@ -4,8 +4,9 @@ A sentence's tag is the first of an ordered list of questions that it answers wi
 final answer, does it set up the task, does it test, doubt, plan, recall, conclude, compute. The
 order says which meaning wins where a sentence shows two ("Wait, let me verify" is a check).
 
-How they were made: from the meaning of the tags alone. The rules were fixed before they were run
-on a labelled trace, and were not changed after. `agreement` says how well they do; see
+How they were made: from the meaning of the tags alone. The rules for tags were fixed before they
+were run on a labelled trace, and were not changed after; of the rules for links (`linking`) the
+default was chosen after. `agreement` says how well they do; see
 `tests/studies/thought_anchors/labels/test_released_agreement.py` for two released traces. They
 are a cheap first look, in English, at mathematical reasoning; a judge reads better.
 """
@@ -19,7 +20,7 @@ from interp_jax.studies.thought_anchors.labels import cues
 from interp_jax.studies.thought_anchors.labels.labels import Labels
 from interp_jax.studies.thought_anchors.labels.linking import link_sentences
 
-RULES_VERSION = "rules-1"
+RULES_VERSION = "rules-2"
 
 _OPENING = 3  # sentences at the start that may set up the task
 _ENDING = 0.9  # share of the trace after which "the answer is" is final
@@ -30,17 +31,24 @@ _COMMON = frozenset(
 )
 
 
-def label_with_rules(question: str, sentences: Sequence[str]) -> Labels:
+def label_with_rules(
+    question: str, sentences: Sequence[str], *, links: str = "previous"
+) -> Labels:
     """Tags and dependencies by rules.
 
     Args:
         question: the task's text; may be empty.
         sentences: [S] texts; none gives empty labels.
+        links: key of `linking.LINK_RULES`.
+
+    Raises:
+        UserError: another rule for links.
     """
     asked = _words(question)
     count = len(sentences)
     tags = tuple((_tag(text, index, count, asked),) for index, text in enumerate(sentences))
-    return Labels(tags, link_sentences(sentences), "rules", RULES_VERSION)
+    version = f"{RULES_VERSION}, links {links}"
+    return Labels(tags, link_sentences(sentences, links), "rules", version)
 
 
 def _tag(sentence: str, index: int, count: int, asked: frozenset[str]) -> str:

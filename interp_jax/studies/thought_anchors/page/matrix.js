@@ -7,6 +7,7 @@
   const EDGE = 30;
   let cursor = null; // {source, target}
   let geometry = null;
+  let cells = null; // {key, sheet}: all cells, drawn once and copied whenever a mark moves
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   function rgb(name) {
@@ -39,14 +40,30 @@
     if (width < 40) return;
     const cell = (width - EDGE - 2) / report.count;
     const ratio = window.devicePixelRatio || 1;
-    canvas.width = canvas.height = Math.round(width * ratio);
+    const size = Math.round(width * ratio);
+    if (canvas.width !== size) canvas.width = canvas.height = size;
     canvas.style.width = canvas.style.height = width + "px";
     geometry = { cell };
     const pen = canvas.getContext("2d");
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, size, size);
+    pen.drawImage(sheetOf(matrix, cell, size, ratio), 0, 0);
+    pen.scale(ratio, ratio);
+    drawLabels(pen, cell);
+    drawMarks(pen, cell);
+  }
+
+  // What the cells look like depends on nothing but this key; pointing changes none of it.
+  function sheetOf(matrix, cell, size, ratio) {
+    const colours = ["--surface", "--helps", "--hurts", "--moves"].map(css);
+    const key = [matrix, report.trace, report.count, size, ratio, colours.join()];
+    if (cells && cells.key.every((part, k) => part === key[k])) return cells.sheet;
+    const sheet = document.createElement("canvas");
+    sheet.width = sheet.height = size;
+    const pen = sheet.getContext("2d");
     pen.scale(ratio, ratio);
     const { low, high } = scaleOf(matrix);
-    const paper = rgb("--surface");
-    const [blue, orange, violet] = [rgb("--helps"), rgb("--hurts"), rgb("--moves")];
+    const [paper, blue, orange, violet] = ["--surface", "--helps", "--hurts", "--moves"].map(rgb);
     const gap = cell > 9 ? 1 : 0;
     for (let t = 0; t < report.count; t++) for (let s = 0; s < t; s++) {
       const value = matrix.get(s, t);
@@ -55,8 +72,8 @@
       else pen.fillStyle = mix(paper, violet, Math.min(1, Math.max(0, (value - low) / (high - low))));
       pen.fillRect(EDGE + s * cell, t * cell, cell - gap + (gap ? 0 : 0.5), cell - gap + (gap ? 0 : 0.5));
     }
-    drawLabels(pen, cell);
-    drawMarks(pen, cell);
+    cells = { key, sheet };
+    return sheet;
   }
 
   function drawLabels(pen, cell) {
@@ -160,9 +177,8 @@
   }
 
   // The mean effect at each distance: what a method blind to content would predict.
-  function buildDistance() {
-    const hiding = report.parts.hiding;
-    const profile = hiding ? hiding.distance_profile.filter(known) : [];
+  function buildDistance(part, name) {
+    const profile = part ? part.distance_profile.filter(known) : [];
     if (profile.length < 2) return;
     const [low, high] = [Math.min(0, ...profile), Math.max(0, ...profile)];
     const [width, height] = [220, 84];
@@ -171,10 +187,10 @@
     const bars = profile.map((v, k) => svg("rect", {
       class: v >= 0 ? "helps" : "hurts", x: k * step + step * 0.1, width: Math.max(0.5, step * 0.8), y: Math.min(y(0), y(v)), height: Math.max(0.5, Math.abs(y(v) - y(0))),
     }));
-    const explained = hiding.control ? hiding.control.explained : null;
+    const explained = part.control ? part.control.explained : null;
     byId("distance").append(el("figure", { class: "distance" },
-      el("figcaption", {}, el("b", { text: "Suppression by distance" }), known(explained) ? ` Distance alone explains ${report.percent(explained)} of the variance.` : " Near sentences count more whatever they say."),
-      svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Mean normalised suppression effect at distance 1 to " + profile.length },
+      el("figcaption", {}, el("b", { text: name + " by distance" }), known(explained) ? ` Distance alone explains ${report.percent(explained)} of the variance.` : " Near sentences count more whatever they say."),
+      svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name}: mean normalised effect at distance 1 to ${profile.length}` },
         svg("line", { x1: 0, x2: width, y1: y(0), y2: y(0) }), bars),
       el("span", { class: "axis", "aria-hidden": "true" }, el("span", { text: "1 sentence" }), el("span", { text: profile.length + " sentences" })),
       report.tableFor("Profile as a table", ["Distance", "Mean effect"], () => profile.map((v, k) => [String(k + 1), report.signed(v)]))));
@@ -188,7 +204,8 @@
       return;
     }
     buildSwitch();
-    buildDistance();
+    buildDistance(report.parts.hiding, "Suppression");
+    buildDistance(report.parts.deleting, "Masking");
     canvas.addEventListener("mousemove", point);
     canvas.addEventListener("mouseleave", () => setCursor(null));
     canvas.addEventListener("click", (event) => {

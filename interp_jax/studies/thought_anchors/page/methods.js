@@ -10,7 +10,8 @@
   const answers = ran(data.resampling) ? data.resampling : null;
   const receiver = ran(data.receiver) ? data.receiver : null;
   const hiding = ran(data.suppression) ? data.suppression : null;
-  report.parts = { answers, receiver, hiding };
+  const deleting = ran(data.masking) ? data.masking : null;
+  report.parts = { answers, receiver, hiding, deleting };
   report.why = why;
 
   function fromAnswers(key, name, unit, helps, ends, help) {
@@ -110,6 +111,14 @@
         get: (source, target) => (source < target ? hiding.raw[target][source] : null),
       });
     }
+  }
+  if (deleting) {
+    report.matrices.push({
+      key: "masking", name: "Masking", signed: true, write: report.signed,
+      verb: (value) => (value >= 0 ? "changes it more than the average source does" : "changes it less than the average source does"),
+      help: "Deleting the column's sentence and moving up what follows: KL in nats of the row's tokens, against the average over its earlier sentences.",
+      get: (source, target) => (source < target ? deleting.matrix[target][source] : null),
+    });
   }
   if (data.sentence_matrix) {
     report.matrices.push({

@@ -7,6 +7,8 @@
   report.startBars();
   report.startAnswers();
   report.startMatrix();
+  report.startEdges();
+  report.startAblation();
   report.startPanel();
   report.startFacts();
   report.set({}, true);

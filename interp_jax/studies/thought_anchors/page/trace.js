@@ -28,7 +28,11 @@
     for (const finding of data.findings) {
       const silent = finding.status === "not shown";
       const badge = { clear: "above chance", "within chance": "not above chance", untested: "no test", "not shown": "not shown" };
-      const name = { "suppression clear": "above distance", "suppression within chance": "not above distance" };
+      const name = {
+        "suppression clear": "above distance", "suppression within chance": "not above distance",
+        "masking clear": "above distance", "masking within chance": "not above distance",
+        "ablation clear": "unlike random heads", "ablation within chance": "like random heads",
+      };
       byId("findings").append(el("li", { class: silent ? "silent" : null, "data-method": finding.method },
         el("span", { class: "finding-name", text: finding.name }),
         el("span", { class: "finding-body" },

@@ -7,8 +7,9 @@
     is_correct    of the base solution, or null where no right answer is known
     sentences     N of {text | null, tags: [text], summary | null, depends: [earlier index]}
     values        field of the sentence records -> N numbers or null, plus
-                  `outgoing_resampling` and `outgoing_suppression`: mean effect on later sentences
-    resampling, suppression          null, or N rows, source by target; row s holds the effects on
+                  `outgoing_resampling`, `outgoing_suppression` and `outgoing_masking`: mean effect
+                  on later sentences
+    resampling, suppression, masking null, or N rows, source by target; row s holds the effects on
                   sentences s+1 ... N-1 (null where unknown)
     alternatives  N lists of {text, count, answers: {answer: count} | null, right | null}, most
                   frequent first: what the model wrote in the sentence's place
@@ -47,6 +48,7 @@ def trace_payload(trace: ReleasedTrace) -> dict[str, Any]:
     matrices = {
         "resampling": _matrix(trace.step_importance, size),
         "suppression": _matrix(trace.step_suppression, size),
+        "masking": _matrix(trace.step_masking, size),
     }
     sentences, dropped = [], 0
     for index, text in enumerate(texts):
@@ -97,7 +99,7 @@ def is_graded(trace: ReleasedTrace) -> bool:
 def _texts(trace: ReleasedTrace) -> list[str | None]:
     """The sentences by index, from the most to the least direct file; None: in no file."""
     known: dict[int, str] = {}
-    for records in (trace.step_suppression, trace.step_importance):
+    for records in (trace.step_masking, trace.step_suppression, trace.step_importance):
         known |= {r["source_chunk_idx"]: r["source_chunk_text"] for r in records or []}
     known |= {record["chunk_idx"]: record["chunk"] for record in trace.labeled or []}
     if trace.chunks is None:

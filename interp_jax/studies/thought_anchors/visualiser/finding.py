@@ -18,6 +18,7 @@ _SENTENCES = (
     "chunks_labeled.json",
     "step_importance.json",
     "step_importance_supp.json",
+    "step_importance_masking.json",
 )
 _OUTCOME = re.compile(r"(correct|incorrect)_base_solution")
 _SAMPLING = re.compile(r"temperature_.*")

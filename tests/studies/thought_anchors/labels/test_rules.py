@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp_jax.studies.thought_anchors.labels.linking import link_sentences
+from interp_jax.runtime.errors import UserError
+from interp_jax.studies.thought_anchors.labels.linking import LINK_RULES, link_sentences
 from interp_jax.studies.thought_anchors.labels.rules import label_with_rules
 from interp_jax.studies.thought_anchors.labels.taxonomy import BY_NAME, TAGS, find_tag
 
@@ -81,8 +82,11 @@ def test_position_and_the_question_decide_at_both_ends():
     assert labels.main[-2] != "problem_setup"
 
 
+RARE = "rare_tokens"
+
+
 def test_links_go_to_the_nearest_earlier_use_of_a_rare_number():
-    assert link_sentences([
+    sentences = [
         "He has 48 apples.",  # 0
         "He likes them.",  # 1: nothing shared, so the one before
         "Half of 48 is 24.",  # 2: 48
@@ -90,12 +94,25 @@ def test_links_go_to_the_nearest_earlier_use_of_a_rare_number():
         "Also 1,000 of 48.",  # 4: 48 from 2
         "And 1000 and 20.",  # 5: both, commas do not matter
         r"With x_1 we start.", r"Nothing here.", r"And so $x_{1}$ ends.",  # 8: x_1 from 6
-    ]) == ((), (0,), (0,), (2,), (2,), (3, 4), (5,), (6,), (6,))
+    ]
+    rare = ((), (0,), (0,), (2,), (2,), (3, 4), (5,), (6,), (6,))
+    assert link_sentences(sentences, RARE) == rare
+    before = tuple((i - 1,) if i else () for i in range(9))
+    assert link_sentences(sentences) == link_sentences(sentences, "previous") == before
+    both = ((), (0,), (0, 1), (2,), (2, 3), (3, 4), (5,), (6,), (6, 7))
+    assert link_sentences(sentences, "both") == both
+    assert label_with_rules("", sentences, links=RARE).depends_on == rare
+    assert label_with_rules("", sentences).depends_on == before
+
+
+def test_a_link_rule_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="one of previous, rare_tokens, both"):
+        link_sentences(["One."], "nearest")
 
 
 def test_a_number_that_is_everywhere_links_nothing():
     sentences = ["Take 48 once more."] * 40
-    assert link_sentences(sentences) == ((), *((i - 1,) for i in range(1, 40)))
+    assert link_sentences(sentences, RARE) == ((), *((i - 1,) for i in range(1, 40)))
 
 
 def test_nothing_gives_nothing_and_the_same_gives_the_same():
@@ -107,9 +124,10 @@ def test_nothing_gives_nothing_and_the_same_gives_the_same():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=8))
-def test_any_text_gets_a_tag_and_links_that_point_back(question, sentences):
-    labels = label_with_rules(question, sentences)
+@given(st.text(max_size=40), st.lists(st.text(max_size=40), max_size=8),
+       st.sampled_from(sorted(LINK_RULES)))
+def test_any_text_gets_a_tag_and_links_that_point_back(question, sentences, rule):
+    labels = label_with_rules(question, sentences, links=rule)
     assert len(labels) == len(sentences)
     assert all(later > earlier for later, earlier in labels.links)
     # Every sentence but the first builds on something.

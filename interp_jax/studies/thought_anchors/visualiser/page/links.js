@@ -49,6 +49,11 @@
       ends: ["disturbs it more than its distance predicts"], verb: disturbs("its distance predicts"),
       help: "Attention suppression minus the mean of the other pairs at the same distance, since near sentences disturb each other whatever they say. Only more than that counts as a link.",
     },
+    {
+      key: "masking", part: "masking", name: "Masking graph", get: cell("masking"), both: false,
+      ends: ["changes it more than the average source"], verb: disturbs("the average source does"),
+      help: "Deleting the earlier sentence and moving up what follows: KL in nats of the later one's tokens, against the average over its sources. Only more than average counts as a link.",
+    },
   ].map((matrix) => ({ ...matrix, signed: true, write: report.signed }));
 
   report.hasMatrix = (matrix) => Boolean(report.trace && report.trace[matrix.part]);

@@ -39,6 +39,8 @@
       "Accuracy when the model must answer right after the next sentence, minus the same after this one. POSITIVE: it counts as helping."],
     ["outgoing_suppression", "Attention suppression", "log KL", 0,
       "How much hiding this sentence from attention disturbs the later ones: mean over them, against the average of all sources. Below zero is less than average, not the opposite effect. Near sentences count more whatever they say."],
+    ["outgoing_masking", "Masking graph", "KL, nats", 0,
+      "How much deleting this sentence changes the later ones: mean over them, against the average of all sources. Below zero is less than average, not the opposite effect. Near sentences count more whatever they say."],
     ["outgoing_resampling", "Effect on later sentences", "share of rollouts", 0,
       "How much more often rollouts go on to say what the trace says later when this sentence is kept: mean over all later sentences."],
   ].map(([key, name, unit, helps, help]) => ({

@@ -6,8 +6,8 @@
   let matrixStarted = false;
   let cleared = null;
 
-  // The heat map draws every cell anew whenever it is told of something: it is told only while it
-  // is shown, and of pointing at most once a frame.
+  // The heat map measures its frame whenever it is told of something: it is told only while it is
+  // shown, and of pointing at most once a frame.
   function startMatrix() {
     const { onChange, onHover } = report;
     const shown = () => state.view === "matrix";
