@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from interp_jax.generation.requests import Request as Request
     from interp_jax.generation.requests import Sample as Sample
     from interp_jax.generation.sampling_params import SamplingParams as SamplingParams
+    from interp_jax.interventions.dictionary import ablate_latent as ablate_latent
+    from interp_jax.interventions.dictionary import clamp_latent as clamp_latent
+    from interp_jax.interventions.dictionary import read_latents as read_latents
+    from interp_jax.interventions.dictionary import splice as splice
+    from interp_jax.interventions.dictionary import steer_latent as steer_latent
+    from interp_jax.interventions.dictionary_effects import latent_effects as latent_effects
     from interp_jax.interventions.directions import Direction as Direction
     from interp_jax.interventions.directions import from_contrast_pairs as from_contrast_pairs
     from interp_jax.interventions.directions import load_direction as load_direction
@@ -97,6 +103,12 @@ PUBLIC: dict[str, str] = {
     "lora": "interp_jax.interventions.lora",
     "stack_loras": "interp_jax.interventions.lora",
     "merge_lora": "interp_jax.interventions.lora",
+    "splice": "interp_jax.interventions.dictionary",
+    "steer_latent": "interp_jax.interventions.dictionary",
+    "clamp_latent": "interp_jax.interventions.dictionary",
+    "ablate_latent": "interp_jax.interventions.dictionary",
+    "read_latents": "interp_jax.interventions.dictionary",
+    "latent_effects": "interp_jax.interventions.dictionary_effects",
     "Direction": "interp_jax.interventions.directions",
     "from_contrast_pairs": "interp_jax.interventions.directions",
     "load_direction": "interp_jax.interventions.directions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,6 +13,7 @@ from flax import nnx
 from interp_jax.dictionaries.activations import jumprelu, safe_norm
 from interp_jax.dictionaries.config import (
     DictionaryConfig,
+    axis_letters,
     count_shapes,
     parameter_shapes,
     statistic_shapes,
@@ -278,6 +280,36 @@ class Dictionary(nnx.Module):
         c = self.config
         out = self.product(rows.reshape(rows.shape[0], -1), self.array("skip"), "be,ed->bd")
         return out.reshape(-1, c.outs, c.out_width)
+
+    @property
+    def per_latent(self) -> bool:
+        """Whether, at inference, the code of a latent depends on its own pre-activation alone."""
+        return self.config.activation != "topk"
+
+    def narrowed(self, latents: jax.Array) -> Dictionary:
+        """The dictionary of P of the latents: their rows, and what all latents share.
+
+        Where the code is `per_latent`, the narrowed one encodes to the same values at those
+        latents, for P / F of the work. Its reconstruction is of them alone, with the biases.
+
+        Args:
+            latents: int32 [P], may be traced; a number outside 0..F-1 is taken as the nearest.
+        """
+        arrays = {
+            name: jnp.take(array, latents, axis=0, mode="clip")
+            if axis_letters(name).startswith("F") else array
+            for name, array in self.arrays().items()
+        }  # fmt: skip
+        config = dataclasses.replace(self.config, latents=latents.shape[0], prefixes=())
+        return Dictionary(config, arrays)
+
+    def written_rows(self, output: int = 0) -> jax.Array:
+        """float32 [F, D]: what one unit of each latent's code adds to an output, as it is used.
+
+        The decoder's rows, brought back from the normalised space.
+        """
+        rows = self.decoder_rows()[:, output].astype(jnp.float32)
+        return rows / self.array("scale_out")[output][None] if self.config.normaliser else rows
 
     def __call__(self, x: jax.Array, select: Select = "inference") -> jax.Array:
         """The reconstruction of x, [..., O, D] or [..., D] at O = 1."""

@@ -22,7 +22,15 @@ Number = float | int | jax.Array
         "k_start",
         "k_steps",
     ],
-    meta_fields=["squared", "bandwidth", "auxiliary_k", "decode", "row_capacity", "rows_at_once"],
+    meta_fields=[
+        "squared",
+        "bandwidth",
+        "auxiliary_k",
+        "decode",
+        "row_capacity",
+        "rows_at_once",
+        "unit_norm",
+    ],
 )
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -45,6 +53,8 @@ class Recipe:
             `full_rows` tells how many rows reached it. With `dense` only the search for the
             edge is made among the C largest of each row, exact in any case. None: F.
         rows_at_once: rows that the sparse path takes at once; 1 on a CPU, all on an accelerator.
+        unit_norm: decoder rows are held at length 1, and the gradient along them is taken out
+            before the optimiser (see `unit_norm`); start with `with_unit_rows`.
     """
 
     sparsity: Number = 0.0
@@ -60,6 +70,7 @@ class Recipe:
     decode: Literal["dense", "sparse"] = "dense"
     row_capacity: int | None = None
     rows_at_once: int = 1
+    unit_norm: bool = False
 
 
 def quickest(latents: int, k: int, backend: str | None = None) -> dict[str, object]:

@@ -16,6 +16,7 @@ from interp_jax.dictionaries.counts import apply_counts
 from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.losses import Metrics, loss
 from interp_jax.dictionaries.recipe import Recipe
+from interp_jax.dictionaries.unit_norm import project_gradient, project_params
 
 
 @partial(
@@ -82,17 +83,22 @@ def train_step(
         target: as in `loss`.
 
     Returns:
-        the state after, and the step's metrics with `gradient_norm` added.
+        the state after, and the step's metrics with `gradient_norm` added, of the gradient that
+        the optimiser is given.
     """
 
     def of(params):
         return loss(nnx.merge(state.graph, params, state.counts), x, state.step, recipe, target)
 
     (_, (metrics, seen)), gradient = jax.value_and_grad(of, has_aux=True)(state.params)
+    if recipe.unit_norm:
+        gradient = project_gradient(gradient, state.params)
     # optax counts in integers beside floats.
     with jax.numpy_dtype_promotion("standard"):
         updates, after = optimiser.update(gradient, state.optimiser, state.params)
         params: Any = optax.apply_updates(state.params, updates)
+    if recipe.unit_norm:
+        params = project_params(params)
     counts = apply_counts(state.counts, seen, state.step, recipe)
     metrics = metrics | {"gradient_norm": _global_norm(gradient)}
     return TrainState(state.graph, params, counts, after, state.step + 1), metrics
@@ -102,7 +108,13 @@ def _global_norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
-def warmed_up(rate: float, steps: int = 1000, decay_from: int | None = None, end: int = 0):
+def warmed_up(
+    rate: float,
+    steps: int = 1000,
+    decay_from: int | None = None,
+    end: int = 0,
+    restart: int | None = None,
+):
     """Learning rate over steps: min(step / steps, 1) * rate, so step 0 has none.
 
     Args:
@@ -110,10 +122,12 @@ def warmed_up(rate: float, steps: int = 1000, decay_from: int | None = None, end
         steps: of linear warm-up.
         decay_from: step from which it falls linearly to 0 at `end`; None: never.
         end: the last step, for the decay.
+        restart: the warm-up starts anew every so many steps, as after `resample`; None: never.
     """
 
     def schedule(step: jax.Array) -> jax.Array:
-        value = rate * jnp.minimum(step / max(steps, 1), 1.0)
+        since = step if restart is None else step % restart
+        value = rate * jnp.minimum(since / max(steps, 1), 1.0)
         if decay_from is not None:
             value = value * jnp.clip((end - step) / (end - decay_from), 0.0, 1.0)
         return value

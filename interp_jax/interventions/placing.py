@@ -130,8 +130,10 @@ def _stands_apart(tap: Tap, layers: int, stack: Stack) -> bool:
     """Whether the layers that a tap is placed in are taken out of the scan.
 
     Those whose weights exist are. Sums over weights made on the way stay in it where every
-    layer is asked for them.
+    layer is asked for them; so do taps that cost as much as a layer.
     """
+    if tap.costly:
+        return layers < stack.repeats * len(stack.pattern)
     if tap.site.name not in ("attn_scores", "attn_weights") or tap.is_suppression:
         return False
     return not (tap.by_block and layers == stack.repeats * len(stack.pattern))

@@ -116,6 +116,10 @@ class Stack(struct.Struct):
             begin = repeat + 1
         return tuple(segments)
 
+    def first(self, repeats: int) -> Stack:
+        """The first so many repeats, without taps that apply to none of them."""
+        return self if repeats == self.repeats else self._part(0, repeats)
+
     def _part(self, begin: int, end: int) -> Stack:
         """Repeats `begin` to `end`, without taps that apply to none of them."""
         cut = lambda a: a[begin:end]

@@ -57,9 +57,12 @@ class Record:
         counts: name -> int32 [B], summed over layers.
         reads: name -> list of (slot, value), one for each layer that was read;
             the slot is None for a site that the network has once.
+        held: name -> a value that a tap keeps for another one later in the same block; it
+            never reaches the tape.
     """
 
     def __init__(self):
+        self.held: dict[str, jax.Array] = {}
         self.counts: dict[str, jax.Array] = {}
         self.reads: dict[str, list[tuple[jax.Array | int | None, jax.Array]]] = {}
 
@@ -108,6 +111,14 @@ class Tap(struct.Struct):
         Then the fused path carries it too, a block of queries at a time. It has
         `pooling(context) -> Pooling`, what is to be summed, and
         `pooled(sums, context, record)`, which takes the sums [B, H, M, N] in place of a visit.
+        """
+        return False
+
+    @property
+    def costly(self) -> bool:
+        """Whether the layers it is placed in leave a scan, if they are not all of them.
+
+        Inside the scan a tap is computed in every layer and counts in its own ones only.
         """
         return False
 

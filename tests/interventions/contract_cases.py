@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interp_jax.interventions import reads, verbs
+from interp_jax.interventions import dictionary, reads, verbs
+from interp_jax.interventions.dictionary_reads import TopLatents
 from interp_jax.interventions.lora import Adapter, LoRA
 from interp_jax.interventions.where import Where
 from interp_jax.models.config import ModelConfig, parameter_shapes
 from interp_jax.models.sites import Site
 from tests.interventions.contract import CONFIGS, LENGTHS, ROWS, network, noise
+from tests.interventions.plain_dictionary import plain_dictionary
 
 Values = dict[str, Any]
 SPANS = np.asarray([[0, 2], [2, 5], [5, 9]], np.int32)
@@ -278,6 +280,66 @@ def _per_position_counts(config, length, prompt):
     return {"positions": len(some_layers(config)) * len(late)}
 
 
+F = 12  # latents of the dictionaries below
+LATENTS = np.asarray([[2, 7, -1], [0, 3, 4], [11, 1, 5], [6, -1, 9]], np.int32)  # per row; -1: none
+
+
+def _splice(config, v):
+    return dictionary.splice(
+        _site(config, "resid_post"), plain_dictionary(config.width, F), error=True, where=SOME,
+        name="splice", **v,
+    )  # fmt: skip
+
+
+def _latents(config, v):
+    common = {"strength": v["strength"], "layer_weights": v["layer_weights"], "where": SOME}
+    one, two = (plain_dictionary(config.width, F, tag=tag) for tag in "ab")
+    gone = np.arange(F) % 3 == 0
+    return verbs.compose(
+        dictionary.steer_latent(
+            _site(config, "resid_post"), one, [1, 8], amount=v["amount"], units="unit",
+            name="steer", **common,
+        ),
+        dictionary.clamp_latent(
+            _site(config, "resid_post"), two, v.get("choice", LATENTS), v["value"],
+            units="scaled", name="clamp", **common,
+        ),
+        dictionary.ablate_latent(_site(config, "attn_out"), one, gone, name="ablate", **common),
+    )  # fmt: skip
+
+
+def _latents_values(config):
+    return {
+        "amount": np.asarray([1.5, -2.0], np.float32), "value": noise(ROWS, 3, tag="clamp"),
+        "choice": LATENTS, "strength": np.asarray([0.7, 0.4, 1.2, 0.9], np.float32),
+        "layer_weights": _weights(config),
+    }  # fmt: skip
+
+
+def _transcoder(config, v):
+    return dictionary.splice(
+        _site(config, "mlp_out"), plain_dictionary(config.width, F, tag="t"), reads="mlp_in",
+        error=False, where=LATE, name="transcoder", **v,
+    )  # fmt: skip
+
+
+def _latent_reads(config, v):
+    own = plain_dictionary(config.width, F, tag="r")
+    at = lambda name: _site(config, name)
+    return verbs.compose(
+        dictionary.read_latents(at("resid_mid"), own, reduce=reads.TopK(3), where=SOME, name="top"),
+        dictionary.read_latents(
+            at("resid_pre"), own, latents=[4, 2], units="scaled", where=SOME, name="chosen"
+        ),
+        dictionary.read_latents("final_norm", own, reduce=TopLatents(2), where=SOME, name="mean"),
+    )
+
+
+def _latent_reads_counts(config, length, prompt):
+    tokens, layers = len(positions(length, prompt)[id(SOME)]), len(some_layers(config))
+    return {"top": layers * tokens, "chosen": layers * tokens, "mean": tokens}
+
+
 CHOICE = np.asarray([2, 0, 1, 2], np.int32)
 LORA_COUNTS = _counts("lora/q", "lora/down", where=LATE)
 CASES: dict[str, Case] = {
@@ -337,6 +399,26 @@ CASES: dict[str, Case] = {
         lambda c, v: _adapters(c, v, v.get("choice", CHOICE)), LORA_COUNTS, probe="attn_q",
         where=LATE, rows=("choice",),
     ),
+    "splice": Case(
+        lambda c: {
+            "strength": np.float32(0.7), "layer_weights": _weights(c),
+            "delta": 0.5 * noise(F, tag="delta"),
+        },
+        _splice, _counts("splice"), probe="resid_post",
+    ),
+    "latents": Case(
+        _latents_values, _latents, _counts("steer", "clamp", "ablate"), probe="resid_post",
+        rows=("choice", "value", "strength"),
+    ),
+    "transcoder": Case(
+        lambda c: {
+            "strength": np.float32(0.7), "layer_weights": _weights(c),
+            "delta": 2 * noise(ROWS, F, tag="delta rows"),
+        },
+        _transcoder, _counts("transcoder", where=LATE), probe="mlp_out", where=LATE,
+        rows=("delta",),
+    ),
+    "latent_reads": Case(lambda c: {}, _latent_reads, _latent_reads_counts),
     "once": Case(_once_values, _once, _counts("embed", "final", "logits", layers=1)),
     "composed": Case(_composed_values, _composed, _composed_counts),
 }  # fmt: skip
@@ -371,13 +453,14 @@ BUNDLES: dict[str, Case] = {
         "composed", "scale", "once", "ablate_heads", "add_by_position", "attention_reads"
     ),
     "bundle_three": bundled("suppress_fused", "project_out", "lora", path="fused"),
+    "bundle_four": bundled("latent_reads", "splice", "transcoder", "latents"),
 }
 EVERY = CASES | BUNDLES
 
 
 def splits(case: str) -> bool:
-    """Whether the case reads or edits attention, so that its layers leave a stack."""
-    return case in ("attention_reads", "scale_weights", "composed", "bundle_two")
+    """Whether the case edits attention or encodes much, so that its layers leave a stack."""
+    return case in ("attention_reads", "scale_weights", "composed", "bundle_two", "bundle_four")
 
 
 def zeroed(case: Case, config: ModelConfig) -> Values:
