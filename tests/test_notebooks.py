@@ -1,12 +1,20 @@
 """Notebooks, executed from top to bottom."""
 
-import os
 import pathlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+# What each must print, and leave behind.
+PRINTS = {
+    "thought_anchors": ["strength 0.0: KL 0.00000", "queries touched"],
+    "crosscoder": ["strength 0.0: KL 0.00000", "touched/steer_latent"],
+}
+LEAVES = {
+    "thought_anchors": ["thought_anchors_quick/report.html"],
+    "crosscoder": ["crosscoder_quick/diff/report.html", "crosscoder_quick/dashboard/index.html"],
+}
 
 
 @pytest.mark.slow
@@ -25,6 +33,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
         output.get("text", "")
         for cell in notebook.cells for output in cell.get("outputs", [])
     )
-    assert "strength 0.0: KL 0.00000" in printed
-    assert "queries touched" in printed
-    assert os.path.exists(tmp_path / "thought_anchors_quick" / "report.html")
+    for text in PRINTS[path.stem]:
+        assert text in printed
+    for name in LEAVES[path.stem]:
+        assert (tmp_path / name).exists()

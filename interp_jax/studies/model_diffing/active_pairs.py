@@ -1,0 +1,85 @@
+"""A sparse code as (row, latent) pairs, and what can be computed from them alone.
+
+At 100 active latents of 73,728 nearly all of a code is zero, and so is what a dense product with
+the decoder does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.sparse import decode_at
+
+EXACT = jax.lax.Precision.HIGHEST
+
+
+class ActivePairs(NamedTuple):
+    """The active latents of each row at a fixed capacity C.
+
+    Attributes:
+        values: float32 [N, C], the code, 0 where padding.
+        latents: int32 [N, C].
+        overfull: int32 [], rows with more than C active latents; these lost their smallest ones.
+    """
+
+    values: jax.Array
+    latents: jax.Array
+    overfull: jax.Array
+
+
+def active_pairs(code: jax.Array, capacity: int) -> ActivePairs:
+    """The pairs of a code [N, F] that is not negative."""
+    capacity = min(capacity, code.shape[1])
+    values, latents = jax.lax.top_k(code, capacity)
+    counts = jnp.sum(code > 0, axis=1, dtype=jnp.int32)
+    overfull = jnp.sum(counts > capacity, dtype=jnp.int32)
+    return ActivePairs(jnp.maximum(values, 0.0), latents.astype(jnp.int32), overfull)
+
+
+def decode_pairs(
+    dictionary: Dictionary, pairs: ActivePairs, x: jax.Array, rows_at_once: int
+) -> jax.Array:
+    """The reconstruction in the space of the activations, as `Dictionary.decode` gives it.
+
+    Args:
+        dictionary: with one code for all outputs.
+        pairs: all that is active.
+        x: [N, M, D], for a skip path.
+        rows_at_once: see `dictionaries.sparse`.
+
+    Returns:
+        float32 [N, O, D].
+    """
+    c = dictionary.config
+    table = dictionary.array("decoder")
+    out = decode_at(pairs.values, pairs.latents, table, rows_at_once)
+    out = out.reshape(-1, c.outs, c.out_width) + dictionary.array("decoder_bias")[None]
+    if c.skip:
+        out = out + dictionary.skipped(dictionary.normalise(dictionary.rows(x)))
+    return dictionary.restore(out)
+
+
+def pair_products(
+    vectors: jax.Array, latents: jax.Array, targets: jax.Array, rows_at_once: int
+) -> jax.Array:
+    """<vector of the latent, target of the row> at the pairs.
+
+    Args:
+        vectors: float32 [W, F, D], W tables with a vector for each latent.
+        latents: int32 [N, C].
+        targets: float32 [N, Y, D].
+        rows_at_once: rows worked on at once; each gathers W C vectors.
+
+    Returns:
+        float32 [N, C, W, Y].
+    """
+
+    def one(row):
+        index, target = row
+        return jnp.einsum("wcd,yd->cwy", vectors[:, index], target, precision=EXACT)
+
+    return jax.lax.map(one, (latents, targets), batch_size=rows_at_once)

@@ -1,0 +1,1 @@
+"""Style, markup and scripts of the model-diffing report."""
