@@ -1,0 +1,1 @@
+"""Fine-tuning of networks: LoRA and all weights, on any stream of tokens."""
