@@ -38,7 +38,7 @@ DEMO = [
 
 DATA = [
     "datasets>=3.0",  # chat data and corpora from the hub, streamed
-    "tensorflow-datasets>=4.9",  # the same for people who keep theirs in TFDS
+    "pyarrow>=15",  # local parquet files
 ]
 
 PARITY = [

@@ -159,6 +159,6 @@ def _log(writers: Any, step: int, metrics: dict[str, jax.Array]) -> None:
     if not np.isfinite(host["loss"]):
         raise UserError(
             found=f"a loss of {host['loss']} at step {step}", expected="a finite one",
-            do="lower --lr, or look at the data; the last checkpoint is from before it",
+            do="lower --lr, or look at the data, and begin in another workdir",
         )
     writers.scalars(step, host)

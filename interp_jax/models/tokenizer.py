@@ -118,6 +118,7 @@ class Tokenizer:
         longest = sorted((token.text for token in control), key=len, reverse=True)
         self._spelling = re.compile("|".join(map(re.escape, longest)) or "(?!)")
         inner = {t.id: backend.token_to_id(g) for t, g in zip(control, guards, strict=True)}
+        _require_apart(backend, inner)
         self._outward = {guard: real for real, guard in inner.items() if real != guard}
         self._guard_by_id = {t.id: guard for t, guard in zip(control, guards, strict=True)}
         self._control_ids, self._inner_ids = frozenset(inner), frozenset(inner.values())
@@ -299,3 +300,16 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **self.special_texts(),
         }
+
+
+def _require_apart(backend: tokenizers.Tokenizer, inner: dict[int, int]) -> None:
+    """Refuses a vocabulary with gaps in its ids: the library numbers what is added from the
+    vocabulary's size on, so over words that are there."""
+    words = {id_: word for word, id_ in backend.get_vocab(with_added_tokens=False).items()}
+    taken = sorted(id_ for id_ in inner.values() if id_ in words)
+    if taken:
+        raise UserError(
+            found=f"a vocabulary of {len(words)} tokens with ids up to {max(words)}, where a "
+            f"control token would stand for {words[taken[0]]!r}",
+            expected="ids without gaps", do="fill the gaps with unused tokens",
+        )

@@ -28,7 +28,7 @@ WORDS = [f"w{i}" for i in range(90)]
 
 
 def tokenizer(words=WORDS) -> Tokenizer:
-    vocab = {word: i + 3 for i, word in enumerate(words)} | {"<unk>": 0}
+    vocab = {word: i for i, word in enumerate(["<unk>", "spare1", "spare2", *words])}
     backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     control = [ControlToken("<s>", 1), ControlToken("</s>", 2)]

@@ -242,6 +242,13 @@ def test_unreadable_tokenizer_json(tmp_path):
 
 
 @pytest.mark.core
+def test_a_vocabulary_with_gaps_is_refused():
+    """The library would give the control token the id of a word."""
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 2, "c": 3}, unk_token="a"))
+    with pytest.raises(UserError, match="ids up to 3.*would stand for 'c'"):
+        Tokenizer(backend, [ControlToken("<s>", 1)], SpecialIds(bos=1))
+
+
 def test_special_ids_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SpecialIds().bos = 1
