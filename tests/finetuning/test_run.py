@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -19,9 +18,7 @@ from interp_jax.runtime.errors import UserError
 from interp_jax.testing.tiny import random_parameters, tiny_config
 from interp_jax.text.stream_sources import open_source
 from interp_jax.text.streams import TokenStream
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "text"))
-from stream_words import TEMPLATE, words_tokenizer, write_lines  # noqa: E402
+from tests.text.stream_words import TEMPLATE, words_tokenizer, write_lines
 
 
 @pytest.fixture(scope="module")
