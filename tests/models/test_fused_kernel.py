@@ -120,5 +120,10 @@ def test_lowers_for_a_gpu(width, dtype):
         (kernel_attention, arrays), (kernel_backward, ((*arrays, out, lse), (out, lse))),
     ):
         traced = jax.jit(partial(rule, scale, 2.0)).trace(*given)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        try:
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        except RuntimeError as error:
+            if "No supported GPU devices found" not in str(error):
+                raise
+            pytest.skip("from 0.12 on jax lowers a kernel only where there is a GPU")
         assert "__gpu$xla.gpu.triton" in text or "triton_kernel_call" in text
