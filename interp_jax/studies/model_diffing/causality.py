@@ -152,7 +152,7 @@ def _record(out, plan: PatchPlan, names: Sequence[str]) -> dict[str, Any]:
     if int(out.overfull):
         raise UserError(
             found=f"{int(out.overfull)} tokens with more than {plan.capacity} active latents",
-            expected="room for all of them", do="raise the capacity",
+            expected="room for all of them", do="raise --capacity",
         )
     if not (out.touched > 0).all():
         raise UserError(

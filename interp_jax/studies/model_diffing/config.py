@@ -90,8 +90,10 @@ class ModelDiffingConfig:
         0.0, "Share of its maximum below which a latent's activation is left out of the fit. Wants "
         "a pass of its own for the maxima.", minimum=0.0, maximum=1.0,
     )  # fmt: skip
-    capacity: int = _field(512, "Most active latents of a token in the causality experiment.",
-                           minimum=1)  # fmt: skip
+    capacity: int = _speed(
+        512, "Active latents of a token that there is room for. Latent scaling does without; the "
+        "causality experiment says when it is too little.", minimum=1,
+    )  # fmt: skip
     effective: int = _field(
         EFFECTIVE_CHAT_ONLY, "Size of the effective chat-only set (largest Delta); -1: the class.",
         minimum=-1,
