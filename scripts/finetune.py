@@ -28,23 +28,17 @@ from interp_jax.finetuning.run import FinetuneRun, run
 from interp_jax.generation.language_model import LanguageModel
 from interp_jax.runtime.devices import banner, setup
 from interp_jax.runtime.flags import define_from_dataclass, read_into_dataclass, run_main
-from interp_jax.text.stream_sources import open_source
-from interp_jax.text.streams import RowStream, TokenStream
-from interp_jax.text.streams_mixed import MixedStream
+from interp_jax.text.streams import RowStream
+from interp_jax.text.streams_mixed import open_streams
 
 
 def text(config: FinetuneRun, model: LanguageModel) -> RowStream:
     """Rows of what --data names, by the model's tokenizer and chat template."""
-    parts = [
-        TokenStream(
-            open_source(name, seed=config.seed, text_field=config.text_field,
-                        messages_field=config.messages_field),
-            model.tokenizer, config.context, template=model.chat_template, pack=config.pack,
-            epochs=1 if name == "puzzles" else config.epochs, seed=config.seed,
-        )
-        for name in config.data
-    ]  # fmt: skip
-    return parts[0] if len(parts) == 1 else MixedStream(parts)
+    return open_streams(
+        config.data, model.tokenizer, config.context, seed=config.seed,
+        text_field=config.text_field, messages_field=config.messages_field,
+        template=model.chat_template, pack=config.pack, epochs=config.epochs,
+    )
 
 
 def main() -> None:

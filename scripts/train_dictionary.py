@@ -55,27 +55,17 @@ from interp_jax.dictionaries.run import chosen_mesh, plan_run, run, store
 from interp_jax.generation.language_model import LanguageModel
 from interp_jax.runtime.devices import banner, setup
 from interp_jax.runtime.flags import define_from_dataclass, read_into_dataclass, run_main
-from interp_jax.text.stream_sources import open_source
-from interp_jax.text.streams import RowStream, TokenStream
-from interp_jax.text.streams_mixed import MixedStream
+from interp_jax.text.streams import RowStream
+from interp_jax.text.streams_mixed import open_streams
 
 
 def text(config: FitConfig, model: LanguageModel) -> RowStream:
     """Rows of what --data names, by the model's tokenizer and chat template."""
-    fields = {"text_field": config.text_field, "messages_field": config.messages_field}
-    parts = [
-        TokenStream(
-            open_source(name, seed=config.seed, **fields),
-            model.tokenizer,
-            config.context,
-            template=model.chat_template,
-            pack=config.pack,
-            shuffle=config.document_shuffle,
-            seed=config.seed,
-        )
-        for name in config.data
-    ]
-    return parts[0] if len(parts) == 1 else MixedStream(parts)
+    return open_streams(
+        config.data, model.tokenizer, config.context, seed=config.seed,
+        text_field=config.text_field, messages_field=config.messages_field,
+        template=model.chat_template, pack=config.pack, shuffle=config.document_shuffle,
+    )
 
 
 def main() -> None:

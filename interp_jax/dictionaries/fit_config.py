@@ -13,18 +13,11 @@ from interp_jax.dictionaries.variants import Variant, parse_variants
 from interp_jax.models import roles
 from interp_jax.models.sites import Site
 from interp_jax.models.sources import DEFAULT_MODEL
+from interp_jax.runtime.config_fields import how as _speed
+from interp_jax.runtime.config_fields import option as _field
 from interp_jax.runtime.errors import UserError
 
 SAMPLED = ("topk", "batch_topk")
-
-
-def _field(default: Any, help: str, **metadata: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
-
-
-def _speed(default: Any, help: str, **metadata: Any) -> Any:
-    """A field that says where and how fast, and does not change results."""
-    return _field(default, help, affects_results=False, **metadata)
 
 
 @dataclass(frozen=True)

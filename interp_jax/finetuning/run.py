@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp_jax.finetuning.config import FinetuneConfig, _field, _speed
+from interp_jax.finetuning.config import FinetuneConfig
 from interp_jax.finetuning.finetune import Finetuned, finetune
 from interp_jax.generation.language_model import LanguageModel, load
 from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.models.token_rows import Stream, TokenRows
 from interp_jax.runtime.compilation import enable_compilation_cache
+from interp_jax.runtime.config_fields import how as _speed
+from interp_jax.runtime.config_fields import option as _field
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.process import is_writer
 from interp_jax.runtime.provenance import Provenance

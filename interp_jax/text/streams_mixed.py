@@ -7,8 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from interp_jax.models.tokenizer import Tokenizer
 from interp_jax.runtime.errors import UserError
-from interp_jax.text.streams import Cursor, Row, RowStream
+from interp_jax.text.stream_sources import open_source
+from interp_jax.text.streams import Cursor, Row, RowStream, TokenStream
 
 
 class MixedStream(RowStream):
@@ -93,3 +95,24 @@ class MixedStream(RowStream):
         total = sum(self._counts)
         behind = [s * total - n for s, n in zip(self._shares, self._counts, strict=True)]
         return behind.index(max(behind))
+
+
+def open_streams(
+    names: Sequence[str], tokenizer: Tokenizer, length: int, *, seed: int = 0,
+    text_field: str = "text", messages_field: str = "messages", **options: Any,
+) -> RowStream:
+    """Rows of what is named, mixed strictly in turn where there are several.
+
+    Args:
+        names: as `open_source` takes them.
+        length: T, tokens of a row.
+        seed: of generated sources and of shuffling.
+        text_field, messages_field: of records.
+        options: of `TokenStream`: `template`, `pack`, `shuffle`, `epochs`.
+    """
+    fields = {"text_field": text_field, "messages_field": messages_field}
+    parts = [
+        TokenStream(open_source(name, seed=seed, **fields), tokenizer, length, seed=seed, **options)
+        for name in names
+    ]
+    return parts[0] if len(parts) == 1 else MixedStream(parts)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from interp_jax.models.sources import DEFAULT_MODEL
+from interp_jax.runtime.config_fields import how as _speed
+from interp_jax.runtime.config_fields import option as _field
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.model_diffing.subsets import EFFECTIVE_CHAT_ONLY
 
 Stage = Literal["all", "scaling", "examples", "causality", "autointerp", "report"]
-
-
-def _field(default: Any, help: str, **metadata: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
-
-
-def _speed(default: Any, help: str, **metadata: Any) -> Any:
-    """A field that says where and how fast, and does not change results."""
-    return _field(default, help, affects_results=False, **metadata)
 
 
 @dataclass(frozen=True)

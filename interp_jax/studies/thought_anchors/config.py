@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from interp_jax.models.sources import DEFAULT_MODEL
+from interp_jax.runtime.config_fields import how as _speed
+from interp_jax.runtime.config_fields import option as _field
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.thought_anchors.answer_divergence import SMOOTHINGS
 from interp_jax.studies.thought_anchors.demo_problem import DEMO
@@ -42,15 +44,6 @@ CONTENT_THRESHOLD = 0.7
 Stage = Literal[
     "all", "base", "rollouts", "forced", "score", "labels", "white_box", "ablation", "report"
 ]
-
-
-def _field(default: Any, help: str, **metadata: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
-
-
-def _speed(default: Any, help: str, **metadata: Any) -> Any:
-    """A field that says where and how fast, and does not change results."""
-    return _field(default, help, affects_results=False, **metadata)
 
 
 def _of_labels(default: Any, help: str, **metadata: Any) -> Any:

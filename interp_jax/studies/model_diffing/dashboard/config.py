@@ -1,20 +1,19 @@
-"""What a dashboard is told: one frozen dataclass, from which the flags are derived."""
+"""What a dashboard is told: one frozen dataclass, from which the flags are derived.
+
+What changes the page alone, not the examples, has `affects_results` False: it may be another in the
+same workdir.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from interp_jax.dictionaries.formats.opening import Layout
 from interp_jax.models.sites import Site
 from interp_jax.models.sources import DEFAULT_MODEL
-
-
-def _field(default: Any, help: str, **metadata: Any) -> Any:
-    # What changes the page alone, not the examples, has `affects_results` False: it may be another
-    # in the same workdir.
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+from interp_jax.runtime.config_fields import option as _field
 
 
 @dataclass(frozen=True)

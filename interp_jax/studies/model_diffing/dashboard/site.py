@@ -26,6 +26,7 @@ from interp_jax.dictionaries.examples_collection import BINS_PER_OCTAVE, LOWEST
 from interp_jax.models.tokenizer import Tokenizer
 from interp_jax.report.embed import embed_json
 from interp_jax.report.page import asset, base_scripts, base_styles, build_page, write_page
+from interp_jax.report.place import require_place
 from interp_jax.runtime.atomic import disk_full_told
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.model_diffing.dashboard.blocks import (
@@ -84,7 +85,7 @@ def build_dashboard(
             dashboard that was there is then as it was.
     """
     out = Path(out)
-    _check_place(out)
+    require_place(out, _MARK, "a dictionary's dashboard")
     table = columns_of(dictionary, examples, outputs, ratios)
     if effects is not None and len(effects.raised) != len(examples.active):
         raise UserError(
@@ -161,17 +162,3 @@ def _column(column: Column) -> dict[str, Any]:
         "classes": list(column.classes),
         "values": values.astype(np.int64) if whole else rounded(values, 5),
     }  # fmt: skip
-
-
-def _check_place(out: Path) -> None:
-    index = out / "index.html"
-    if out.exists() and not out.is_dir():
-        found = f"a file at {out}"
-    elif index.exists() and _MARK not in index.read_text(encoding="utf-8", errors="replace"):
-        found = f"another page at {index}"
-    else:
-        return
-    raise UserError(
-        found=found, expected="an empty folder, or one with a dictionary's dashboard",
-        do="choose another folder",
-    )

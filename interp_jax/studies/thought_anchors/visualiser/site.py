@@ -18,6 +18,7 @@ from typing import Any
 
 from interp_jax.report.embed import embed_json
 from interp_jax.report.page import asset, base_scripts, base_styles, build_page, write_page
+from interp_jax.report.place import require_place
 from interp_jax.runtime.atomic import atomic_write_text, disk_full_told
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.thought_anchors.released import read_trace
@@ -73,7 +74,7 @@ def build_site(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike
             disk is full. What was in `out` is then as it was.
     """
     out = Path(out)
-    _check_place(out)
+    require_place(out, _MARK, "such a site")
     data = out / "data"
     before = {path.name for path in data.iterdir()} if data.is_dir() else set()
     entries: list[dict[str, Any]] = []
@@ -125,19 +126,6 @@ def _unused_id(entry: dict[str, str], used: set[str]) -> str:
         number += 1
         unused = f"{stem}--{number}"
     return unused
-
-
-def _check_place(out: Path) -> None:
-    index = out / "index.html"
-    if out.exists() and not out.is_dir():
-        found = f"a file at {out}"
-    elif index.exists() and _MARK not in index.read_text(encoding="utf-8", errors="replace"):
-        found = f"another page at {index}"
-    else:
-        return
-    raise UserError(
-        found=found, expected="an empty folder, or one with such a site", do="choose another folder"
-    )
 
 
 def _remove(data: Path, names: set[str]) -> None:
