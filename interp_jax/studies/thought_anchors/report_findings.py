@@ -87,7 +87,7 @@ def headline(found: Sequence[Finding]) -> str:
         first = f"Sentence {resampling.sentence} moves the answer most, and more than chance would."
     elif resampling.status == "within chance":
         first = (
-            f"No sentence moves the answer clearly more than chance; "
+            "No sentence moves the answer clearly more than chance when it is written anew; "
             f"sentence {resampling.sentence} comes first."
         )
     else:
