@@ -356,11 +356,11 @@ class FitConfig:
         fields: dict[str, Any] = {"decode": "dense"}
         able = self.activation in SAMPLED and not config.decoupled
         able = able and self.matmul_dtype == "float32"
-        quick = quickest(config.latents, max(one.k for one in many))
+        most = max(one.k for one in many)
+        quick = quickest(config.latents, max(most, self.k_start) if self.k_steps else most)
         if self.decode == "sparse":
             fields = {"decode": "sparse", "row_capacity": quick["row_capacity"]}
-        elif self.decode == "auto" and able and len(many) == 1 and not self.k_steps:
-            # Under vmap both ways of a choice are gone, and the search is made twice.
+        elif self.decode == "auto" and able:
             fields = quick
         return Recipe(
             sparsity=self.sparsity,

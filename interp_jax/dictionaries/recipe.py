@@ -50,9 +50,10 @@ class Recipe:
         decode: `dense` multiplies matrices; `sparse` works at the kept latents only. Same
             numbers. Sparse is for `topk` and `batch_topk` with one code for all outputs.
         row_capacity: C, most kept latents per row that the sparse path holds; the metric
-            `full_rows` tells how many rows reached it. With `dense` only the search for the
-            edge is made among the C largest of each row, exact in any case. None: F.
-        rows_at_once: rows that the sparse path takes at once; 1 on a CPU, all on an accelerator.
+            `full_rows` tells how many rows had more. With `dense` only the search for the edge
+            is made among at most C entries of a row, exact in any case. None: F.
+        rows_at_once: rows whose latents the sparse path gathers at once, for an accelerator; 1, for
+            a CPU: it goes through the pairs one after another.
         unit_norm: decoder rows are held at length 1, and the gradient along them is taken out
             before the optimiser (see `unit_norm`); start with `with_unit_rows`.
     """
@@ -76,8 +77,8 @@ class Recipe:
 def quickest(latents: int, k: int, backend: str | None = None) -> dict[str, object]:
     """Fields of a `Recipe` that make a step of `topk` or `batch_topk` quick.
 
-    On a CPU the sparse path, with room for two and a half times k per row (the metric `full_rows`
-    says when that was too little); on an accelerator, where a loop over rows would crawl, dense.
+    On a CPU the sparse path, with room for five times k per row (the metric `full_rows` says when
+    that was too little); on an accelerator, where a loop over pairs would crawl, dense.
 
     Args:
         latents: F.
@@ -86,6 +87,6 @@ def quickest(latents: int, k: int, backend: str | None = None) -> dict[str, obje
     """
     if (backend or jax.default_backend()) != "cpu":
         return {"decode": "dense", "row_capacity": None}
-    room = min(latents, -(-5 * k // 2 // 64) * 64)
+    room = min(latents, -(-5 * k // 64) * 64)
     # With few latents per one kept, a matrix product is the quicker way.
-    return {"decode": "sparse" if 16 * room <= latents else "dense", "row_capacity": room}
+    return {"decode": "sparse" if 32 * k <= latents else "dense", "row_capacity": room}

@@ -15,9 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from interp_jax.dictionaries.compaction import at_least
+from interp_jax.dictionaries.sparse_rows import sequential
 from interp_jax.runtime.errors import UserError
 
 _BEYOND = 0x7F800001  # one above the bits of +inf: no value is that large
+_SAMPLE = 2**20  # entries from which the edge of a large array is guessed
 
 
 class Cut(NamedTuple):
@@ -33,7 +36,8 @@ class Cut(NamedTuple):
     index: jax.Array
 
 
-def _bits(values: jax.Array) -> jax.Array:
+def ordered_bits(values: jax.Array) -> jax.Array:
+    """int32, in the order of positive float32 values; 0 where a value is not positive."""
     if values.dtype != jnp.float32:
         raise UserError(
             found=f"values of dtype {values.dtype}",
@@ -91,8 +95,11 @@ def _totals(masks: list[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
     return [jnp.expand_dims(total, axes) for total in totals]
 
 
-def _cut(bits: jax.Array, index: jax.Array, size: int, count: jax.Array, axes) -> Cut:
-    """`bits` and `index` have one shape; `count` broadcasts to it with `axes` reduced to 1."""
+def _cut(bits: jax.Array, index: jax.Array, size: int, count: jax.Array, axes, low=1) -> Cut:
+    """`bits` and `index` have one shape; `count` broadcasts to it with `axes` reduced to 1.
+
+    The edge is sought from `low` on: what lies below it is known not to be kept.
+    """
 
     def total(mask):
         return _totals([mask], axes)[0]
@@ -101,7 +108,7 @@ def _cut(bits: jax.Array, index: jax.Array, size: int, count: jax.Array, axes) -
     count = jnp.broadcast_to(jnp.asarray(count, jnp.int32), shape)
     # Bit pattern 1 is the smallest positive float: with fewer positives than asked, all are kept.
     edge = _search(
-        jnp.ones(shape, jnp.int32),
+        jnp.broadcast_to(jnp.asarray(low, jnp.int32), shape),
         jnp.full(shape, _BEYOND, jnp.int32),
         lambda points: [n >= count for n in _totals([bits >= t for t in points], axes)],
     )
@@ -137,35 +144,80 @@ def _index(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[jax.Array, in
     return index, size
 
 
-def cut_batch(
-    values: jax.Array, count: jax.Array, row_capacity: int | None = None
-) -> tuple[Cut, jax.Array]:
+class _Near(NamedTuple):
+    """The entries among which the edge lies, and it, where these were not too many for a row.
+
+    Attributes:
+        enough: bool [], whether all that can be kept is here; else nothing below may be used.
+        columns: int32 [B, C].
+        bits: int32 [B, C], 0 where padding.
+        cut: with fields [1, 1].
+    """
+
+    enough: jax.Array
+    columns: jax.Array
+    bits: jax.Array
+    cut: Cut
+
+
+def _near(values: jax.Array, count: jax.Array, capacity: int) -> _Near:
+    """Finds an edge below the true one in some of the rows, and searches among what it leaves."""
+    rows, size = values.shape
+    bits, apart = ordered_bits(values), max(rows * size // _SAMPLE, 1)
+    some = bits[::apart]
+    # A quarter more than the sample's share, for what chance does; all of it where it is all.
+    wanted = count if apart == 1 else jnp.int32(32) + (
+        count.astype(jnp.float32) * (1.25 * some.shape[0] / rows)
+    ).astype(jnp.int32)
+    low, high = jnp.ones((1, 1), jnp.int32), jnp.full((1, 1), _BEYOND, jnp.int32)
+    many = lambda points: [
+        n >= wanted for n in _totals([some >= point for point in points], (0, 1))
+    ]
+    edge = _search(low, high, many)[0, 0]
+    found = at_least(bits, edge, capacity)
+    # At an edge of 1 everything positive has been found.
+    enough = (jnp.sum(found.counts) >= count) | (edge == 1)
+    enough = enough & jnp.all(found.counts <= capacity)
+    held = jnp.take_along_axis(bits, found.columns, axis=1, mode="clip")
+    held = jnp.where(found.there, held, 0)
+    cut = _cut(held, _place(found.columns, size), rows * size, count, (0, 1), low=edge)
+    return _Near(enough, found.columns, held, cut)
+
+
+def _place(column: jax.Array, size: int) -> jax.Array:
+    """The index of entries [B, C] over both axes of an array [B, size]."""
+    return jax.lax.broadcasted_iota(jnp.int32, column.shape, 0) * size + column
+
+
+def _cut_everywhere(values: jax.Array, count: jax.Array) -> Cut:
+    return _cut(ordered_bits(values), *_index(values.shape, (0, 1)), count, (0, 1))
+
+
+def cut_batch(values: jax.Array, count: jax.Array, row_capacity: int | None = None) -> Cut:
     """The edge that keeps the `count` largest positive entries of the whole array.
 
     Args:
         values: float32 [B, F].
         count: int32 [], may be traced (k*B).
-        row_capacity: with a number C, the search looks only at the C largest of each row, which
-            is quicker on a CPU. Exact as well: when a row keeps all of its C, others may have
-            been missed, and the search is made over everything.
+        row_capacity: with a number C, the search looks only at at most C entries of each row,
+            found from a guess of the edge. Exact as well: where that was too little, the search
+            is made over everything.
 
     Returns:
-        the cut, with fields [1, 1], and int32 [], how many rows kept all C (0 without C).
+        the cut, with fields [1, 1].
     """
     values = jax.lax.stop_gradient(values)
-
-    def everywhere(values: jax.Array) -> Cut:
-        return _cut(_bits(values), *_index(values.shape, (0, 1)), count, (0, 1))
-
     if row_capacity is None or row_capacity >= values.shape[1]:
-        return everywhere(values), jnp.zeros((), jnp.int32)
-    best, column = jax.lax.top_k(values, row_capacity)
-    row = jax.lax.broadcasted_iota(jnp.int32, column.shape, 0)
-    few, place = _bits(best), row * values.shape[1] + column
-    near = _cut(few, place, math.prod(values.shape), count, (0, 1))
-    full = jnp.sum(jnp.all(_kept(few, place, near), axis=1), dtype=jnp.int32)
-    # Bits and index are made inside the branch: as operands they would be written to memory.
-    return jax.lax.cond(full > 0, everywhere, lambda _: near, values), full
+        return _cut_everywhere(values, count)
+
+    @sequential  # under `vmap`, a choice would take both ways
+    def search(values: jax.Array, count: jax.Array) -> Cut:
+        near = _near(values, count, row_capacity)
+        everywhere = lambda values: _cut_everywhere(values, count)
+        # Bits and index are made inside the branch: as operands they would be written to memory.
+        return jax.lax.cond(near.enough, lambda _: near.cut, everywhere, values)
+
+    return search(values, jnp.asarray(count, jnp.int32))
 
 
 def _kept(bits: jax.Array, index: jax.Array, cut: Cut) -> jax.Array:
@@ -175,7 +227,7 @@ def _kept(bits: jax.Array, index: jax.Array, cut: Cut) -> jax.Array:
 
 def kept(values: jax.Array, cut: Cut, axes: tuple[int, ...] = (0, 1)) -> jax.Array:
     """Bool mask, of the shape of `values`, of what a cut keeps."""
-    return _kept(_bits(values), _index(values.shape, axes)[0], cut)
+    return _kept(ordered_bits(values), _index(values.shape, axes)[0], cut)
 
 
 def top_of_batch(values: jax.Array, count: jax.Array, row_capacity: int | None = None) -> jax.Array:
@@ -184,7 +236,7 @@ def top_of_batch(values: jax.Array, count: jax.Array, row_capacity: int | None =
     Exactly min(count, number of positive entries) are True. The mask carries no gradient.
     """
     values = jax.lax.stop_gradient(values)
-    return kept(values, cut_batch(values, count, row_capacity)[0])
+    return kept(values, cut_batch(values, count, row_capacity))
 
 
 def top_of_rows(values: jax.Array, count: jax.Array) -> jax.Array:
@@ -194,7 +246,7 @@ def top_of_rows(values: jax.Array, count: jax.Array) -> jax.Array:
     """
     values = jax.lax.stop_gradient(values)
     index, size = _index(values.shape, (1,))
-    return _kept(_bits(values), index, _cut(_bits(values), index, size, count, (1,)))
+    return _kept(ordered_bits(values), index, _cut(ordered_bits(values), index, size, count, (1,)))
 
 
 class Pairs(NamedTuple):
@@ -203,7 +255,7 @@ class Pairs(NamedTuple):
     Attributes:
         latents: int32 [B, C].
         kept: bool [B, C]; the rest is padding.
-        full_rows: int32 [], rows that kept all C. At 0 nothing was left out.
+        full_rows: int32 [], rows that had more than C and lost their smallest.
     """
 
     latents: jax.Array
@@ -214,12 +266,26 @@ class Pairs(NamedTuple):
 def pairs_of_batch(values: jax.Array, count: jax.Array, capacity: int) -> Pairs:
     """As `top_of_batch`, as a list of at most `capacity` latents per row.
 
-    A row that has more than `capacity` kept entries loses the smallest of them; `full_rows`
-    tells whether that can have happened.
+    A row that has more than `capacity` kept entries loses the smallest of them.
     """
-    values = jax.lax.stop_gradient(values)
     capacity = min(capacity, values.shape[1])
-    cut, full = cut_batch(values, count, capacity)
-    best, column = jax.lax.top_k(values, capacity)
-    row = jax.lax.broadcasted_iota(jnp.int32, column.shape, 0)
-    return Pairs(column, _kept(_bits(best), row * values.shape[1] + column, cut), full)
+
+    @sequential
+    def search(values: jax.Array, count: jax.Array) -> Pairs:
+        near = _near(values, count, capacity)
+        size = values.shape[1]
+
+        def quickly(_):
+            keep = _kept(near.bits, _place(near.columns, size), near.cut)
+            return Pairs(near.columns, keep, jnp.zeros((), jnp.int32))
+
+        def surely(values):
+            cut = _cut_everywhere(values, count)
+            best, column = jax.lax.top_k(values, capacity)
+            many = jnp.sum(kept(values, cut), axis=1, dtype=jnp.int32) > capacity
+            keep = _kept(ordered_bits(best), _place(column, size), cut)
+            return Pairs(column, keep, jnp.sum(many, dtype=jnp.int32))
+
+        return jax.lax.cond(near.enough, quickly, surely, values)
+
+    return search(jax.lax.stop_gradient(values), jnp.asarray(count, jnp.int32))

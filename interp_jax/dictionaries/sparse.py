@@ -1,8 +1,9 @@
 """Encoder and decoder at the kept latents only, with backward passes that touch nothing else.
 
 A BatchTopK code is zero at 99.9 % of its entries. The encoder's forward pass must look at all of
-them; decoding, and every gradient, need only the kept ones. Rows are taken `rows` at a time: one,
-on a CPU, where the rows of a dictionary that a token uses fit the cache.
+them; decoding, and every gradient, need only the kept ones. With `rows` = 1, on a CPU, the pairs
+are gone through one after another (`sparse_rows`); on an accelerator `rows` are gathered at once.
+An entry of value 0 is padding: it adds nothing and its value has no gradient.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from interp_jax.dictionaries import sparse_rows
 
 
 def _chunks(array: jax.Array, rows: int) -> jax.Array:
@@ -26,6 +29,8 @@ def _dot(a: jax.Array, b: jax.Array, spec: str) -> jax.Array:
 
 def _weighted_rows(values: jax.Array, latents: jax.Array, table: jax.Array, rows: int):
     """[B, C], [B, C], [F, D] -> [B, D], the sum over C of value times the latent's row."""
+    if rows == 1:
+        return sparse_rows.weighted_rows(values, latents, table)
 
     def one(chunk):
         weights, index = chunk
@@ -35,19 +40,25 @@ def _weighted_rows(values: jax.Array, latents: jax.Array, table: jax.Array, rows
     return out.reshape(-1, table.shape[1])[: values.shape[0]]
 
 
-def _row_products(x: jax.Array, latents: jax.Array, table: jax.Array, rows: int) -> jax.Array:
-    """[B, D], [B, C], [F, D] -> [B, C], the product of x with each latent's row."""
+def _row_products(x, values, latents, table, rows: int) -> jax.Array:
+    """[B, D], [B, C], [B, C], [F, D] -> [B, C], x times a latent's row where there is a value."""
+    if rows == 1:
+        products = sparse_rows.row_products(values, latents, table[None], x[:, None])
+        return products[:, :, 0, 0]
 
     def one(chunk):
         row, index = chunk
         return _dot(table[index], row.astype(table.dtype), "bcd,bd->bc")
 
     out = jax.lax.map(one, (_chunks(x, rows), _chunks(latents, rows)))
-    return out.reshape(-1, latents.shape[1])[: x.shape[0]]
+    return jnp.where(values != 0, out.reshape(-1, latents.shape[1])[: x.shape[0]], 0.0)
 
 
 def _add_rows(values: jax.Array, latents: jax.Array, x: jax.Array, size: int, rows: int):
     """[B, C], [B, C], [B, D] -> [F, D]: value times x added to the latent's row, over all pairs."""
+    empty = jnp.zeros((size, x.shape[1]), jnp.float32)
+    if rows == 1:
+        return sparse_rows.add_rows(values, latents, x, empty)
 
     def add(table, chunk):
         weights, index, row = chunk
@@ -55,7 +66,7 @@ def _add_rows(values: jax.Array, latents: jax.Array, x: jax.Array, size: int, ro
         return table.at[index].add(outer, mode="promise_in_bounds"), None
 
     chunks = tuple(_chunks(part, rows) for part in (values, latents, x))
-    return jax.lax.scan(add, jnp.zeros((size, x.shape[1]), jnp.float32), chunks)[0]
+    return jax.lax.scan(add, empty, chunks)[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -66,7 +77,7 @@ def decode_at(values: jax.Array, latents: jax.Array, decoder: jax.Array, rows: i
         values: float32 [B, C], 0 where padding.
         latents: int32 [B, C].
         decoder: [F, O*D].
-        rows: how many rows are worked on at once.
+        rows: how many rows are gathered at once; 1: none, see above.
 
     Returns:
         float32 [B, O*D].
@@ -81,7 +92,7 @@ def _decode_forward(values, latents, decoder, rows):
 def _decode_backward(rows, saved, gradient):
     values, latents, decoder = saved
     to_decoder = _add_rows(values, latents, gradient, decoder.shape[0], rows)
-    to_values = _row_products(gradient, latents, decoder, rows)
+    to_values = _row_products(gradient, values, latents, decoder, rows)
     return to_values, None, to_decoder.astype(decoder.dtype)
 
 
@@ -108,7 +119,7 @@ def encode_at(
         bias: [F].
         values: float32 [B, C], 0 where padding.
         latents: int32 [B, C].
-        rows: how many rows are worked on at once.
+        rows: as in `decode_at`.
     """
     return values
 

@@ -12,6 +12,7 @@ from interp_jax.dictionaries.build import crosscoder, sae
 from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.losses import loss
 from interp_jax.dictionaries.recipe import Recipe, quickest
+from interp_jax.dictionaries.sparse import decode_at
 from interp_jax.dictionaries.training import split
 from interp_jax.runtime.errors import UserError
 
@@ -59,6 +60,44 @@ def test_same_loss_and_gradients(fresh_key, kind, rows):
         np.testing.assert_allclose(g, h, atol=1e-5 * float(jnp.max(jnp.abs(g))), err_msg=name)
 
 
+def test_a_sweep_equals_its_dictionaries_one_by_one(fresh_key):
+    """Under `vmap` loops over pairs and the choice of a search are made in turn."""
+    d, x = make(fresh_key(), "crosscoder")
+    graph, params, counts = split(d)
+    recipe = Recipe(decode="sparse", row_capacity=20)
+
+    def gradient(factor, k):
+        def of(factor):
+            scaled = jax.tree.map(lambda array: array * factor, params)
+            of_k = jax.tree.map(lambda array: array, counts)
+            of_k["k"] = counts["k"].replace(k)
+            return loss(nnx.merge(graph, scaled, of_k), x, jnp.int32(0), recipe)[0]
+
+        return jax.value_and_grad(of)(factor)
+
+    factors, ks = jnp.array([0.7, 1.0, 1.3]), jnp.array([2, 3, 5])
+    together = jax.jit(jax.vmap(gradient))(factors, ks)
+    alone = [jax.jit(gradient)(f, k) for f, k in zip(factors, ks, strict=True)]
+    for a, b in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(a, jnp.stack(b), rtol=1e-5)
+
+
+def test_padding_has_no_gradient_and_adds_nothing(fresh_key):
+    table = jax.random.normal(fresh_key(), (F, D))
+    latents = jax.random.randint(fresh_key(), (B, 11), 0, F)
+    values = jnp.where(jax.random.uniform(fresh_key(), (B, 11)) < 0.6, 1.5, 0.0)
+    weight = jax.random.normal(fresh_key(), (B, D))
+    dense = jnp.zeros((B, F)).at[jnp.arange(B)[:, None], latents].add(values)
+    for rows in (1, 4):
+        of = lambda v, t, rows=rows: jnp.sum(weight * decode_at(v, latents, t, rows))
+        by_value, by_table = jax.jit(jax.grad(of, (0, 1)))(values, table)
+        out = decode_at(values, latents, table, rows)
+        np.testing.assert_allclose(out, dense @ table, rtol=1e-4, atol=1e-5)
+        expected = jnp.where(values != 0, jnp.einsum("bd,bcd->bc", weight, table[latents]), 0.0)
+        np.testing.assert_allclose(by_value, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(by_table, dense.T @ weight, rtol=1e-4, atol=1e-5)
+
+
 def test_too_little_room_is_counted(fresh_key):
     d, x = make(fresh_key(), "crosscoder")
     recipe = Recipe(decode="sparse", row_capacity=2)
@@ -81,6 +120,6 @@ def test_no_sparse_path_where_codes_are_not_sparse(fresh_key):
 
 
 def test_what_is_quickest():
-    assert quickest(16384, 100, "cpu") == {"decode": "sparse", "row_capacity": 256}
-    assert quickest(512, 100, "cpu")["decode"] == "dense"
+    assert quickest(16384, 100, "cpu") == {"decode": "sparse", "row_capacity": 512}
+    assert quickest(3072, 100, "cpu")["decode"] == "dense"
     assert quickest(16384, 100, "gpu") == {"decode": "dense", "row_capacity": None}

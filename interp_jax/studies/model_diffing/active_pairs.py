@@ -11,8 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from interp_jax.dictionaries.compaction import at_least
 from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.selection import ordered_bits
 from interp_jax.dictionaries.sparse import decode_at
+from interp_jax.dictionaries.sparse_rows import row_products
 
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -23,7 +26,7 @@ class ActivePairs(NamedTuple):
     Attributes:
         values: float32 [N, C], the code, 0 where padding.
         latents: int32 [N, C].
-        overfull: int32 [], rows with more than C active latents; these lost their smallest ones.
+        overfull: int32 [], rows with more than C active latents, of which C are here.
     """
 
     values: jax.Array
@@ -32,12 +35,12 @@ class ActivePairs(NamedTuple):
 
 
 def active_pairs(code: jax.Array, capacity: int) -> ActivePairs:
-    """The pairs of a code [N, F] that is not negative."""
+    """The pairs of a float32 code [N, F] that is not negative."""
     capacity = min(capacity, code.shape[1])
-    values, latents = jax.lax.top_k(code, capacity)
-    counts = jnp.sum(code > 0, axis=1, dtype=jnp.int32)
-    overfull = jnp.sum(counts > capacity, dtype=jnp.int32)
-    return ActivePairs(jnp.maximum(values, 0.0), latents.astype(jnp.int32), overfull)
+    found = at_least(ordered_bits(code), jnp.int32(1), capacity)
+    values = jnp.take_along_axis(code, found.columns, axis=1, mode="clip")
+    overfull = jnp.sum(found.counts > capacity, dtype=jnp.int32)
+    return ActivePairs(jnp.where(found.there, values, 0.0), found.columns, overfull)
 
 
 def decode_pairs(
@@ -64,22 +67,25 @@ def decode_pairs(
 
 
 def pair_products(
-    vectors: jax.Array, latents: jax.Array, targets: jax.Array, rows_at_once: int
+    vectors: jax.Array, pairs: ActivePairs, targets: jax.Array, rows_at_once: int
 ) -> jax.Array:
     """<vector of the latent, target of the row> at the pairs.
 
     Args:
         vectors: float32 [W, F, D], W tables with a vector for each latent.
-        latents: int32 [N, C].
+        pairs: C of each row.
         targets: float32 [N, Y, D].
-        rows_at_once: rows worked on at once; each gathers W C vectors.
+        rows_at_once: rows of which the W C vectors are gathered at once, for an accelerator; 1,
+            for a CPU: the pairs one after another.
 
     Returns:
-        float32 [N, C, W, Y].
+        float32 [N, C, W, Y]; at padding anything.
     """
+    if rows_at_once == 1:
+        return row_products(pairs.values, pairs.latents, vectors, targets)
 
     def one(row):
         index, target = row
         return jnp.einsum("wcd,yd->cwy", vectors[:, index], target, precision=EXACT)
 
-    return jax.lax.map(one, (latents, targets), batch_size=rows_at_once)
+    return jax.lax.map(one, (pairs.latents, targets), batch_size=rows_at_once)

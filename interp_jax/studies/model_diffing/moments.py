@@ -233,7 +233,7 @@ def _sparse(plan, pairs: ActivePairs, x, reconstruction, group, vectors, limit) 
     if limit is not None:
         values = jnp.where(values >= limit[pairs.latents], values, 0.0)
     targets = _targets(plan, x, reconstruction)
-    products = pair_products(vectors, pairs.latents, targets, plan.rows_at_once)
+    products = pair_products(vectors, pairs, targets, plan.rows_at_once)
     products = products.reshape(*values.shape, tables * targets.shape[1])
     square = jnp.square(values)
     own = jnp.stack(

@@ -1,0 +1,84 @@
+"""Where the large entries of an array stand, without sorting it.
+
+Each row's entries at or above an edge are marked in words of 32 bits; counts of bits tell which
+word holds the n-th of them, and halving the word tells which bit. That is one pass over the
+array and little work per entry found, where `top_k` on a CPU keeps a heap.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_BITS = 32
+
+
+class Found(NamedTuple):
+    """The entries found in each row.
+
+    Attributes:
+        columns: int32 [B, C], in a fixed order that is not that of the columns; 0 where padding.
+        there: bool [B, C]; the rest is padding.
+        counts: int32 [B], entries of the row, of which the first C are held.
+    """
+
+    columns: jax.Array
+    there: jax.Array
+    counts: jax.Array
+
+
+def at_least(values: jax.Array, edge: jax.Array, capacity: int) -> Found:
+    """The entries of `values` that are not below `edge`, at most `capacity` in each row.
+
+    Args:
+        values: [B, F].
+        edge: [], of their dtype, above 0.
+        capacity: C.
+    """
+    rows, size = values.shape
+    words = -(-size // _BITS)
+    # Bit n of word w stands for column n * words + w: all words are made side by side.
+    planes = jnp.pad(values, ((0, 0), (0, words * _BITS - size))).reshape(rows, _BITS, words)
+    bit = jnp.uint32(1) << jax.lax.broadcasted_iota(jnp.uint32, planes.shape, 1)
+    marks = jnp.sum(jnp.where(planes >= edge, bit, jnp.uint32(0)), axis=1, dtype=jnp.uint32)
+    through = jnp.cumsum(_ones(marks), axis=1)
+    wanted = jax.lax.broadcasted_iota(jnp.int32, (rows, capacity), 1)
+    word = _first_above(through, capacity)
+    before = jnp.where(word > 0, _take(through, word - 1), 0)
+    place = _nth_bit(_take(marks, word), wanted - before)
+    there = wanted < through[:, -1:]
+    return Found(jnp.where(there, place * words + word, 0), there, through[:, -1])
+
+
+def _ones(words: jax.Array) -> jax.Array:
+    return jax.lax.population_count(words).astype(jnp.int32)
+
+
+def _take(array: jax.Array, index: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(array, index, axis=1, mode="clip")
+
+
+def _first_above(ascending: jax.Array, capacity: int) -> jax.Array:
+    """int32 [B, C]: for n = 0..C-1, the first place of a row [B, W] whose number is above n.
+
+    The last place where there is none.
+    """
+    rows, size = ascending.shape
+    row = jax.lax.broadcasted_iota(jnp.int32, ascending.shape, 0)
+    # How many of a row's numbers are n, summed up to n: how many are not above it.
+    many = jnp.zeros((rows, capacity), jnp.int32).at[row, ascending].add(1, mode="drop")
+    return jnp.minimum(jnp.cumsum(many, axis=1), size - 1)
+
+
+def _nth_bit(words: jax.Array, n: jax.Array) -> jax.Array:
+    """int32: the place of the n-th bit, from 0, that is set in each word."""
+    place = jnp.zeros(words.shape, jnp.int32)
+    for width in (16, 8, 4, 2, 1):
+        low = _ones(words & jnp.uint32((1 << width) - 1))
+        up = n >= low
+        n = jnp.where(up, n - low, n)
+        words = jnp.where(up, words >> width, words)
+        place = jnp.where(up, place + width, place)
+    return jnp.minimum(place, _BITS - 1)
