@@ -350,12 +350,17 @@ class FitConfig:
             matmul_dtype=self.matmul_dtype,
         )
 
-    def recipe(self, config: DictionaryConfig) -> Recipe:
-        """Coefficients and structure of the training step; those of a variant replace some."""
+    def recipe(self, config: DictionaryConfig, devices: int = 1) -> Recipe:
+        """Coefficients and structure of the training step; those of a variant replace some.
+
+        Args:
+            config: of the dictionaries.
+            devices: that they are cut over; what goes through pairs one by one is for one.
+        """
         many = self.variants()
         fields: dict[str, Any] = {"decode": "dense"}
         able = self.activation in SAMPLED and not config.decoupled
-        able = able and self.matmul_dtype == "float32"
+        able = able and self.matmul_dtype == "float32" and devices == 1
         most = max(one.k for one in many)
         quick = quickest(config.latents, max(most, self.k_start) if self.k_steps else most)
         if self.decode == "sparse":

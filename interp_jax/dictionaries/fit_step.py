@@ -33,7 +33,7 @@ class Fitting:
 
     Attributes:
         train: of S dictionaries, every leaf with a first axis S.
-        overflow: int32 [S], rows that reached the sparse path's capacity so far.
+        overflow: int32 [S], rows that had more than the sparse path's capacity so far.
     """
 
     train: TrainState
@@ -106,7 +106,8 @@ class StepFunction:
     """One step of a run: every dictionary sees the same rows; metrics are float32 [S].
 
     One dictionary is trained as it is, several under `vmap`. There both ways of a choice are
-    computed: the auxiliary loss costs its work also while no latent is dead.
+    computed: the auxiliary loss costs its work also while no latent is dead. On the sparse path
+    they take their steps in turn: it is made of choices and loops.
 
     Attributes:
         structure: what the compiled program depends on.
@@ -120,7 +121,7 @@ class StepFunction:
         variants: Sequence[Variant],
         mesh: Mesh | None = None,
     ):
-        c, recipe = config, config.recipe(dictionary)
+        c, recipe = config, config.recipe(dictionary, 1 if mesh is None else mesh.size)
         self.structure = Structure(
             dictionary=dictionary,
             mesh=mesh,
@@ -158,7 +159,11 @@ def dictionary_step(
     x, target = flat_rows(rows)
     each = lambda state, operands: _one(structure, state, x, target, operands)
     if state.overflow.shape[0] > 1:
-        train, metrics = jax.vmap(each)(state.train, operands)
+        in_turn = operands.recipes.decode == "sparse"
+        several = partial(jax.lax.map, lambda of: each(*of)) if in_turn else (
+            lambda of: jax.vmap(each)(*of)
+        )
+        train, metrics = several((state.train, operands))
     else:
         cut = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
         found = each(cut(state.train), cut(operands))

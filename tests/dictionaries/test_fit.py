@@ -206,6 +206,24 @@ def test_seeds_differ_and_see_the_same_rows():
     np.testing.assert_allclose(*means, atol=0.2)
 
 
+def test_a_sparse_sweep_trains_each_as_it_would_alone(monkeypatch):
+    """Steps are taken in turn there; too little room in one dictionary's step is made good."""
+    monkeypatch.setattr(
+        "interp_jax.dictionaries.fit_config.quickest",
+        lambda latents, k: {"decode": "sparse", "row_capacity": 6},
+    )
+    alone = [
+        fit(config(k=k, steps=6, checkpoint_every=0), Planted(heavy=50.0)) for k in (2, 3)
+    ]
+    c = config(dictionaries="k=2,3", steps=6, checkpoint_every=0)
+    together = fit(c, Planted(heavy=50.0))
+    assert together.overflow == (0, 0)
+    for one, other in zip(together.dictionaries, alone, strict=True):
+        np.testing.assert_allclose(
+            one.array("encoder"), other.dictionaries[0].array("encoder"), rtol=1e-5, atol=1e-6
+        )
+
+
 def test_two_by_four_devices_equal_one(tmp_path):
     """Rows over `data`, latents over `model`; also from a checkpoint of one device."""
     c = config(dictionaries="k=2,4", ring_rows=64)
