@@ -38,10 +38,10 @@ from interp_jax.dictionaries.training import paper_optimiser, start, train_step
 
 
 class Peer:
-    """A peer's process."""
+    """A peer's process, of a script beside this one."""
 
-    def __init__(self, python: str, *arguments):
-        script = Path(__file__).with_name("dictionaries_peer.py")
+    def __init__(self, python: str, *arguments, script: str = "dictionaries_peer.py"):
+        script = Path(__file__).with_name(script)
         self.process = subprocess.Popen(
             [python, str(script), *map(str, arguments)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,

@@ -17,20 +17,20 @@ import torch
 warnings.simplefilter("ignore")
 
 
-def dictionary_learning(width: int, latents: int, rows: int, k: int):
-    """One step of its BatchTopK trainer."""
+def dictionary_learning(width: int, latents: int, rows: int, k: int, x=None):
+    """One step of its BatchTopK trainer, on what is in `x` (random rows, by default)."""
     from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 
     trainer = BatchTopKTrainer(
         steps=100_000, activation_dim=width, dict_size=latents, k=k, layer=0, lm_name="none",
         lr=1e-4, device="cpu", seed=0,
     )
-    x = torch.randn(rows, width)
+    x = torch.randn(rows, width) if x is None else x
     number = iter(range(10**9))
     return lambda: trainer.update(next(number), x)
 
 
-def crosscoder(width: int, latents: int, rows: int, k: int, inputs: int = 2):
+def crosscoder(width: int, latents: int, rows: int, k: int, x=None, inputs: int = 2):
     """A BatchTopK crosscoder as it is commonly written in torch: dense, with a flat `topk`."""
     decoder = torch.randn(latents, inputs, width)
     decoder /= decoder.norm(dim=-1, keepdim=True)
@@ -39,7 +39,7 @@ def crosscoder(width: int, latents: int, rows: int, k: int, inputs: int = 2):
     for p in params:
         p.requires_grad_(True)
     optimiser = torch.optim.Adam(params, lr=1e-4)
-    x = torch.randn(rows, inputs, width)
+    x = torch.randn(rows, inputs, width) if x is None else x
 
     def step():
         encoder, encoder_bias, decoder, decoder_bias = params
@@ -58,14 +58,15 @@ def crosscoder(width: int, latents: int, rows: int, k: int, inputs: int = 2):
     return step
 
 
+STEPS = {"dictionary_learning": dictionary_learning, "crosscoder": crosscoder}
+
+
 def main() -> None:
     """Builds the peer that the arguments name and serves steps."""
     kind, *sizes = sys.argv[1:]
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)
-    step = {"dictionary_learning": dictionary_learning, "crosscoder": crosscoder}[kind](
-        *map(int, sizes)
-    )
+    step = STEPS[kind](*map(int, sizes))
     versions = {"torch": torch.__version__}
     if kind == "dictionary_learning":
         from importlib.metadata import version

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,13 +97,14 @@ def measure_causality(
         dictionary: crosscoder of the two.
         batches: of single conversations, the same in every run.
         conditions: one of them named `none`.
-        plan: static. key: typed key of the random rows.
+        plan: static; where a token has more active latents than its `capacity`, that is raised.
+        key: typed key of the random rows.
         journal: one record for each batch.
         on_batch: told how many rows were done.
 
     Raises:
-        UserError: what does not belong together, no conversation with an assistant's token, more
-            active latents than fit, or a journal of other conditions.
+        UserError: what does not belong together, no conversation with an assistant's token, or
+            a journal of other conditions.
     """
     require_patchable(base, chat, dictionary, plan)
     names = (*(condition.name for condition in conditions), BASE_MODEL)
@@ -119,8 +121,12 @@ def measure_causality(
             if rows is None:
                 rows = rows_table(dictionary, plan.base, plan.chat, key)
                 arrays = table(conditions, dictionary.config.latents)
-            out = patched_sums(base, chat, after, dictionary, rows, arrays, batch, plan)
-            record = _record(jax.device_get(out), plan, names)
+            run = partial(patched_sums, base, chat, after, dictionary, rows, arrays, batch)
+            out = run(plan)
+            while int(out.overfull):  # never with room for all latents
+                plan = dataclasses.replace(plan, capacity=2 * plan.capacity)
+                out = run(plan)
+            record = _record(jax.device_get(out), names)
             journal.append(record_id, record)
             kept[record_id] = record
         record = kept[record_id]
@@ -148,12 +154,7 @@ def measure_causality(
     )
 
 
-def _record(out, plan: PatchPlan, names: Sequence[str]) -> dict[str, Any]:
-    if int(out.overfull):
-        raise UserError(
-            found=f"{int(out.overfull)} tokens with more than {plan.capacity} active latents",
-            expected="room for all of them", do="raise --capacity",
-        )
+def _record(out, names: Sequence[str]) -> dict[str, Any]:
     if not (out.touched > 0).all():
         raise UserError(
             found="no activation replaced", expected="every token's", do="check the batch"

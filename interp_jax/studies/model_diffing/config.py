@@ -84,8 +84,8 @@ class ModelDiffingConfig:
         "a pass of its own for the maxima.", minimum=0.0, maximum=1.0,
     )  # fmt: skip
     capacity: int = _speed(
-        512, "Active latents of a token that there is room for. Latent scaling does without; the "
-        "causality experiment says when it is too little.", minimum=1,
+        512, "Active latents of a token that there is room for. Where a token has more, latent "
+        "scaling takes its batch densely and the causality experiment makes more room.", minimum=1,
     )  # fmt: skip
     effective: int = _field(
         EFFECTIVE_CHAT_ONLY, "Size of the effective chat-only set (largest Delta); -1: the class.",

@@ -39,7 +39,7 @@ class PatchPlan:
     Attributes:
         layer: the crosscoder reads `resid_post[layer]` of both models.
         base, chat: which inputs and outputs of the dictionary are theirs.
-        capacity: active latents per token that fit; more are an error, told by `overfull`.
+        capacity: active latents per token that fit; tokens with more are told by `overfull`.
         rows_at_once: tokens that gather decoder rows at once.
         conditions_at_once: conditions run side by side; memory grows with it.
         skip_first: positions at the start of each row that latents leave alone.

@@ -234,9 +234,16 @@ def test_batches_are_journaled_and_rows_without_answers_left_out(tmp_path, monke
         measured(tmp_path, ENDS[:2], [batch(), batch()])
 
 
+def test_too_little_room_is_made_more(tmp_path):
+    for folder in ("some", "few"):
+        (tmp_path / folder).mkdir()
+    some = measured(tmp_path / "some", ENDS, [batch(), batch()])
+    tight = dataclasses.replace(PLAN, capacity=1)
+    few = measured(tmp_path / "few", ENDS, [batch(), batch()], tight)
+    np.testing.assert_allclose(few.sums, some.sums, rtol=1e-4, atol=1e-5)
+
+
 def test_experiments_that_cannot_be_made_are_refused(tmp_path):
-    with pytest.raises(UserError, match="more than 1 active latents"):
-        measured(tmp_path, ENDS[:1], [batch()], dataclasses.replace(PLAN, capacity=1))
     with pytest.raises(UserError, match="conditions without `none`"):
         measured(tmp_path, ENDS[1:], [batch()])
     silent = dataclasses.replace(batch(), roles=jnp.full((4, T), roles.USER, jnp.int8))
