@@ -139,7 +139,9 @@ def masking_graph(
     end, count = int(spans[:, 1].max()), len(spans)
     ids, roles = trace.ids[:end], trace.roles[:end]
     # The token before a source is run too: it now predicts what follows the hole.
-    groups = suffix_groups(np.maximum(spans[:, 0] - 1, 0), end, recompute=recompute)
+    groups = suffix_groups(
+        np.maximum(spans[:, 0] - 1, 0), end, at_once=at_once, recompute=recompute
+    )
     prefix = shared_prefix(network, ids, roles, groups)
     rows = rows_per_call(groups, at_once)
     comparison = EXACT if top_logprobs is None else TopLogprobs(top_logprobs)

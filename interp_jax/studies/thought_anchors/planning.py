@@ -107,7 +107,7 @@ def _sources(lm: LanguageModel, trace: Trace, at_once: int, *, deleting: bool) -
     """A batch of sources, which are hidden or deleted."""
     require_fits(len(trace.ids), lm.network.config)
     end = int(trace.spans[:, 1].max())
-    groups = suffix_groups(np.maximum(trace.spans[:, 0] - deleting, 0), end)
+    groups = suffix_groups(np.maximum(trace.spans[:, 0] - deleting, 0), end, at_once=at_once)
     rows = rows_per_call(groups, at_once)
     network = jax.eval_shape(compact, lm.network)
     latest = max(group.start for group in groups)

@@ -94,7 +94,7 @@ def suppression_effects(
     network = compact(network)
     end = int(spans[:, 1].max())
     ids, roles = trace.ids, trace.roles
-    groups = suffix_groups(spans[:, 0], end, recompute=recompute)
+    groups = suffix_groups(spans[:, 0], end, at_once=at_once, recompute=recompute)
     prefix = shared_prefix(network, ids, roles, groups)
     rows = rows_per_call(groups, at_once)
     measured = targets(spans, first_tokens)

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -53,38 +53,71 @@ class Group:
 
 
 def suffix_groups(
-    first: Sequence[int], end: int, *, recompute: Recompute = "suffix"
+    first: Sequence[int], end: int, *, at_once: int = 8, recompute: Recompute = "suffix"
 ) -> list[Group]:
     """Groups for edits whose first changed positions are `first`, in a trace of `end` tokens.
 
-    More groups waste less on padding, but each runs the unedited row once more and is one more
-    program; the square root of the number of sources balances the two.
+    Sources that begin one after another share a length, that of the longest. More groups waste
+    less on that, but each runs the unedited row once more and is one more program, and rows of a
+    call may be left empty: of all ways to cut, the cheapest at the best number of rows.
+
+    Args:
+        at_once: most sources in a call, see `rows_per_call`.
     """
     needed = end - np.minimum(np.asarray(first, np.int64), end - 1)
     longest = end if recompute == "full" else int(needed.max())
     grain = _COARSE if longest > _LONG else _FINE
-    top = _up(longest, grain)
-    many = 1 if recompute == "full" else min(MOST_GROUPS, round(len(needed) ** 0.5))
-    unit = _up(-(-longest // max(1, many)), grain)
-    lengths = np.minimum(-(-needed // unit) * unit, top)
     if recompute == "full":
-        lengths = np.full_like(needed, top)
+        return [Group(0, _up(end, grain), tuple(range(len(needed))))]
+    order = np.argsort(-needed, kind="stable")
+    lengths = _up(needed[order], grain)
+    cuts = min((_cheapest(lengths, rows) for rows in _row_counts(at_once)), key=lambda c: c[0])[1]
     return [
-        Group(max(end - length, 0), length, tuple(np.flatnonzero(lengths == length).tolist()))
-        for length in sorted(set(lengths.tolist()), reverse=True)
+        Group(max(end - int(lengths[i]), 0), int(lengths[i]), tuple(sorted(order[i:j].tolist())))
+        for i, j in zip(cuts[:-1], cuts[1:], strict=True)
     ]
+
+
+def _row_counts(at_once: int) -> range:
+    return range(1, max(1, at_once) + 2)
+
+
+def _call_cost(rows: int) -> float:
+    """Of one call at one position, in rows."""
+    return rows + _CALL_COST.get(jax.default_backend(), 1.0)
+
+
+def _cheapest(lengths: np.ndarray, rows: int) -> tuple[float, list[int]]:
+    """The cost of the best cuts of descending lengths into groups, and where they are."""
+    count = len(lengths)
+    # best[i]: the least cost of the first i sources in so many groups; came[g][i]: the last cut.
+    best, came, found = np.full(count + 1, np.inf), [], (np.inf, 0)
+    best[0] = 0.0
+    for groups in range(1, min(MOST_GROUPS, count) + 1):
+        after, last = np.full(count + 1, np.inf), np.zeros(count + 1, np.int64)
+        for i in range(1, count + 1):
+            calls = -(-(1 + i - np.arange(i)) // rows)  # with the unedited row
+            costs = best[:i] + calls * lengths[:i] * _call_cost(rows)
+            last[i] = np.argmin(costs)
+            after[i] = costs[last[i]]
+        best = after
+        came.append(last)
+        found = min(found, (float(best[count]), groups))
+    cuts = [count]
+    for last in reversed(came[: found[1]]):
+        cuts.append(int(last[cuts[-1]]))
+    return found[0], cuts[::-1]
 
 
 def rows_per_call(groups: Sequence[Group], at_once: int) -> int:
     """How many rows a call takes, so that few of them are left empty; `at_once` sources and the
     unedited row at most."""
-    fixed = _CALL_COST.get(jax.default_backend(), 1.0)
 
     def cost(rows: int) -> float:
         calls = [-(-(1 + len(group.sources)) // rows) * group.length for group in groups]
-        return sum(calls) * (rows + fixed)
+        return sum(calls) * _call_cost(rows)
 
-    return min(range(1, max(1, at_once) + 2), key=cost)
+    return min(_row_counts(at_once), key=cost)
 
 
 def shared_prefix(network: Decoder, ids: np.ndarray, roles: np.ndarray, groups) -> Prefix | None:
@@ -233,5 +266,5 @@ def require_options(sentences: int, temperature: float, **counts: int | None) ->
         )
 
 
-def _up(value: int, grain: int) -> int:
+def _up(value: Any, grain: int) -> Any:
     return -(-value // grain) * grain
