@@ -22,8 +22,6 @@ given again, and ends with the same weights.
 
 from __future__ import annotations
 
-import logging
-
 from interp_jax.finetuning.run import FinetuneRun, run
 from interp_jax.generation.language_model import LanguageModel
 from interp_jax.runtime.devices import banner, setup
@@ -43,7 +41,6 @@ def text(config: FinetuneRun, model: LanguageModel) -> RowStream:
 
 def main() -> None:
     """Reads the flags, says what will be done, does it, and says where the result is."""
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells every file it renames
     config = read_into_dataclass(FinetuneRun)
     setup()
     c = config.resolved()

@@ -48,8 +48,6 @@ that was stopped goes on when the same command is given again, and ends with the
 
 from __future__ import annotations
 
-import logging
-
 from interp_jax.dictionaries.fit_config import FitConfig
 from interp_jax.dictionaries.run import chosen_mesh, plan_run, run, store
 from interp_jax.generation.language_model import LanguageModel
@@ -70,7 +68,6 @@ def text(config: FitConfig, model: LanguageModel) -> RowStream:
 
 def main() -> None:
     """Reads the flags, says what will be done, does it, and says where the result is."""
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells every file it renames
     config = read_into_dataclass(FitConfig)
     setup()
     c = config.resolved()

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +33,7 @@ from interp_jax.runtime.checkpoints import Checkpoints
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.metrics import ManyWriters, open_writers
 from interp_jax.runtime.progress import Progress
+from interp_jax.runtime.stopping import stop_asked
 from interp_jax.runtime.workdir import Workdir
 
 
@@ -170,7 +169,7 @@ def fit(
             begin, state = run.restore(checkpoints)
         else:
             state = run.first_state()
-        stopping = stack.enter_context(_stop_asked())
+        stopping = stack.enter_context(stop_asked())
         bar = stack.enter_context(Progress(c.steps, "training", unit="steps", start=begin))
         saved = begin
         for step in range(begin, c.steps):
@@ -224,17 +223,3 @@ def _log_measures(writers: Any, step: int, variants: Sequence[Variant], found) -
     if scalars:
         writers.scalars(step, scalars)
         writers.flush()
-
-
-@contextlib.contextmanager
-def _stop_asked() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM has come, which then stops nothing by itself."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set  # handlers can be set in the main thread only
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)

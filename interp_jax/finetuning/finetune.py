@@ -28,6 +28,7 @@ from interp_jax.runtime.checkpoints import Checkpoints
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.metrics import ManyWriters, open_writers
 from interp_jax.runtime.progress import Progress
+from interp_jax.runtime.stopping import stop_asked
 from interp_jax.runtime.workdir import Workdir
 
 
@@ -93,6 +94,7 @@ def finetune(
     Raises:
         UserError: what does not fit together, data that ends too soon, a step without a token to
             learn, or a loss that is not finite.
+        KeyboardInterrupt: SIGTERM came; a checkpoint was written first.
     """
     training = Training(config, network, mesh)
     with contextlib.ExitStack() as stack:
@@ -110,7 +112,9 @@ def finetune(
             put_back(stream, extra["cursor"])
         elif before is not None:
             writers.scalars(0, {"held_out/loss": before})
+        stopping = stack.enter_context(stop_asked())
         bar = stack.enter_context(Progress(config.steps, "fine-tuning", start=begin))
+        saved = begin
         for step in range(begin, config.steps):
             rows, mask = _next_rows(config, stream, step)
             state, metrics = training(state, rows, mask)
@@ -122,8 +126,14 @@ def finetune(
                 _log(writers, done, metrics)
             bar.update()
             due = config.checkpoint_every and (done % config.checkpoint_every == 0 or last)
-            if checkpoints is not None and due:
+            asked = stopping()
+            if checkpoints is not None and (asked or due):
                 checkpoints.save(done, state, {"cursor": cursor_values(stream)})
+                saved = done
+            if asked:
+                if checkpoints is not None:
+                    checkpoints.wait()
+                raise KeyboardInterrupt(f"stopped after {saved} steps")
         tuned = training.trained(state.values)
         losses = None
         if before is not None:

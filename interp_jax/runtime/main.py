@@ -26,6 +26,8 @@ def run_main(main: Callable[..., object], argv: Sequence[str] | None = None) -> 
         logging.getLogger("interp_jax").setLevel(logging.INFO)
         # That JAX found no TPU on a laptop is nobody's concern.
         logging.getLogger("jax").setLevel(logging.WARNING)
+        # Orbax tells every file it renames.
+        logging.getLogger("absl").setLevel(logging.WARNING)
         try:
             if len(arguments) > 1:
                 raise UserError(
