@@ -56,7 +56,7 @@ EXACT = ExactKL()
 
 def compared_streams(
     network: Decoder, streams: Sequence[jax.Array] | jax.Array, count: jax.Array,
-    temperature: jax.Array, comparison: Comparison = EXACT,
+    temperature: jax.Array, comparison: Comparison = EXACT, begins: jax.Array | None = None,
 ) -> Any:
     """Compares each row with row 0, at every position.
 
@@ -68,6 +68,8 @@ def compared_streams(
         streams: R rows [L, D] after the final norm; L a multiple of 16.
         count: int32 []; rows after this many are not computed, and come out as 0.
         temperature: float32 [].
+        begins: int32 [R], best ascending: columns before which a row is known to be row 0's, so that
+            nothing need be computed and 0 comes out; None: nothing is known.
 
     Returns:
         What `comparison.compare` gives, with axes [R, L].
@@ -84,7 +86,17 @@ def compared_streams(
         lambda a: jnp.zeros((*lead, *a.shape), a.dtype), shapes
     )
 
-    def one(part: jax.Array) -> Any:
+    # Of a part's rows, how many from the first are to be computed.
+    ends = size * jnp.arange(1, length // size + 1, dtype=jnp.int32)
+    counts = jnp.broadcast_to(count, ends.shape)
+    if begins is not None:
+        places = jnp.arange(1, rows + 1, dtype=jnp.int32)
+        reached = jnp.where(begins[None] < ends[:, None], places[None], 0)
+        counts = jnp.minimum(counts, jnp.max(reached, axis=1))
+
+    def one(of: tuple[jax.Array, jax.Array]) -> Any:
+        part, count = of
+
         def row(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             base, out = carry
             own = summary(jax.lax.dynamic_index_in_dim(part, index, 0, keepdims=False))
@@ -94,7 +106,7 @@ def compared_streams(
 
         return jax.lax.fori_loop(0, count, row, (zeros(kept), zeros(given, rows)))[1]
 
-    whole = jax.lax.map(one, parts)
+    whole = jax.lax.map(one, (parts, counts))
     return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(rows, length), whole)
 
 

@@ -114,9 +114,13 @@ def suppression_effects(
     pending: list[tuple] = []
 
     def compare(group: Group, sources: list[int], streams, counts) -> None:
+        # Nothing differs before the first source's tokens, nor in another row before its own.
+        begins = np.full(len(streams), end, np.int32)
+        begins[1 : 1 + len(sources)] = spans[sources, 0] - group.start
+        begins[0] = begins[1]
         found = span_effects(
             network, streams, jnp.int32(1 + len(sources)), jnp.int32(group.start), measured,
-            jnp.float32(temperature), comparison=comparison, log=log,
+            jnp.float32(temperature), begins, comparison=comparison, log=log,
         )
         pending.append((sources, found, counts))
         # An accelerator goes on while the host fetches what was before.
@@ -145,8 +149,8 @@ def suppression_effects(
 @partial(jax.jit, static_argnames=("comparison", "log"))
 def span_effects(
     network: Decoder, streams: tuple[jax.Array, ...], count: jax.Array, start: jax.Array,
-    spans: jax.Array, temperature: jax.Array, *, comparison: Comparison = EXACT,
-    log: bool = True,
+    spans: jax.Array, temperature: jax.Array, begins: jax.Array | None = None, *,
+    comparison: Comparison = EXACT, log: bool = True,
 ) -> jax.Array:
     """Sums over the tokens of spans of what distinguishes each row from row 0.
 
@@ -154,11 +158,12 @@ def span_effects(
         streams: R rows [L, D] after the final norm, of positions `start` and on.
         count: int32 []; rows that are there.
         spans: int32 [M, 2], half-open in positions; what lies before `start` counts as 0.
+        begins: int32 [R], see `compared_streams`.
 
     Returns:
         float32 [R, M]: sums of ln(KL + 1e-9) - ln(1e-9), or of KL.
     """
-    values = compared_streams(network, streams, count, temperature, comparison)
+    values = compared_streams(network, streams, count, temperature, comparison, begins)
     if log:
         epsilon = jnp.float32(EPSILON)
         values = jnp.log(values + epsilon) - jnp.log(epsilon)
