@@ -61,6 +61,7 @@ DEV = [
     "ipykernel>=6.29",
     "matplotlib>=3.9",  # figures in notebooks
     *ENDPOINTS,  # the judge is tested through the real client, against a local server
+    *DATA,  # parquet files and data sets are tested as their libraries write and read them
 ]
 
 setup(

@@ -3,7 +3,7 @@
     python benchmarks/dictionaries_harvest.py [--quick] [--json PATH] [--peer_python PATH]
 
 SmolLM2-135M, the stream after block 15, rows of 256 tokens; 16,384 latents, 2,048 rows a step,
-k = 100, float32 on both sides, all cores. A round is eight steps and the harvest of as many rows
+k = 100, float32 on both sides, all cores. A round is four steps and the harvest of as many rows
 as they take. Ours is what `scripts/train_dictionary.py` runs: networks, a ring in memory, steps.
 The peers write activations to a file and train from it in random order
 (`dictionaries_harvest_peer.py`): `dictionary_learning`'s trainer on one model (only with
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--peer_python", help="interpreter that has dictionary_learning")
     options = parser.parse_args()
     sizes = {"width": 576, "latents": 16_384, "rows": 2048, "k": 100}
-    steps, rounds = (2, 1) if options.quick else (8, 3)
+    steps, rounds = (2, 1) if options.quick else (4, 3)
     if options.quick:
         sizes |= {"latents": 2048, "k": 16}
     flops, bandwidth = ceilings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.metadata
 import itertools
 import os
 import pathlib
@@ -12,9 +13,22 @@ import pathlib
 # that need eight devices fail there.
 PLATFORM = os.environ.get("INTERP_JAX_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+# Most of the suite's time is XLA compiling programs that run once, so they are compiled in the
+# cheapest way: without LLVM's optimisations, and by the older of two emitters, which later releases
+# no longer have. `INTERP_JAX_TEST_XLA=plain` compiles as a user's process does; the core tests on
+# the newest jax always do.
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+if (
+    PLATFORM == "cpu"
+    and importlib.metadata.version("jaxlib").startswith("0.10.")
+    and os.environ.get("INTERP_JAX_TEST_XLA") != "plain"
+):
+    FLAGS += [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+os.environ["XLA_FLAGS"] = " ".join([*filter(None, [os.environ.get("XLA_FLAGS")]), *FLAGS])
 ROOT = pathlib.Path(__file__).parent.parent
 # Scripts started by tests find this checkout, installed or not.
 os.environ["PYTHONPATH"] = os.pathsep.join(

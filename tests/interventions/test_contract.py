@@ -32,6 +32,8 @@ from tests.interventions.contract import (
     network,
     own,
     padded,
+    plain_forward,
+    quick_forward,
     same_bits,
     token_rows,
 )
@@ -114,6 +116,13 @@ def test_strength_zero_has_the_bases_bits_with_bfloat16_weights(case, name, layo
     bits_kept(case, name, layout, "bfloat16")
 
 
+@bundles
+def test_strength_zero_has_the_bases_bits_as_a_user_compiles_it(case):
+    one, batch = BUNDLES[case], batch_of("llama")
+    idle = one.edited("llama", "unrolled", **zeroed(one, CONFIGS["llama"]))
+    same_bits(plain_forward(idle, batch)[0], plain_forward(detach(idle), batch)[0])
+
+
 @programs
 def test_touched_tokens_are_counted_where_the_edit_happens(case, name, layout):
     one, config = EVERY[case], CONFIGS[name]
@@ -193,7 +202,7 @@ def test_a_row_has_the_same_numbers_alone_and_in_another_bucket(case):
     values = one.values(config)
     mine = {key: np.asarray(values[key])[row : row + 1] for key in one.rows}
     alone = padded([token_rows(config)[row]], width=13)
-    seen, _ = jax.jit(forward, compiler_options=QUICK)(one.edited(name, "unrolled", **mine), alone)
+    seen, _ = quick_forward(one.edited(name, "unrolled", **mine), alone)
     close(own(seen, 0, LENGTHS[row]), own(edited(case, name, "unrolled")[0], row, LENGTHS[row]))
 
 

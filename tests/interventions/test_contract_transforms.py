@@ -30,6 +30,7 @@ from tests.interventions.contract import (
     network,
     noise,
     parameters,
+    quick_forward,
     same_bits,
 )
 from tests.interventions.contract_cases import (
@@ -139,9 +140,7 @@ def test_eight_devices_equal_one(case):
     net = dataclasses.replace(build_decoder(config, placed), path=one.path)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     batch = jax.tree.map(lambda leaf: jax.device_put(leaf, rows), batch_of(name))
-    spread = jax.jit(forward, compiler_options=QUICK)(
-        one.build(config, one.values(config))(net), batch
-    )
+    spread = quick_forward(one.build(config, one.values(config))(net), batch)
     assert len(spread[0].sharding.device_set) == 8
     close(spread, forward(one.edited(name, "unrolled"), batch_of(name)))
 

@@ -68,8 +68,8 @@ def compared_streams(
         streams: R rows [L, D] after the final norm; L a multiple of 16.
         count: int32 []; rows after this many are not computed, and come out as 0.
         temperature: float32 [].
-        begins: int32 [R], best ascending: columns before which a row is known to be row 0's, so that
-            nothing need be computed and 0 comes out; None: nothing is known.
+        begins: int32 [R], best ascending: columns before which a row is known to be row 0's, so
+            that nothing need be computed and 0 comes out; None: nothing is known.
 
     Returns:
         What `comparison.compare` gives, with axes [R, L].
