@@ -37,19 +37,57 @@ def at_least(values: jax.Array, edge: jax.Array, capacity: int) -> Found:
         edge: [], of their dtype, above 0.
         capacity: C.
     """
-    rows, size = values.shape
-    words = -(-size // _BITS)
-    # Bit n of word w stands for column n * words + w: all words are made side by side.
-    planes = jnp.pad(values, ((0, 0), (0, words * _BITS - size))).reshape(rows, _BITS, words)
-    bit = jnp.uint32(1) << jax.lax.broadcasted_iota(jnp.uint32, planes.shape, 1)
-    marks = jnp.sum(jnp.where(planes >= edge, bit, jnp.uint32(0)), axis=1, dtype=jnp.uint32)
-    through = jnp.cumsum(_ones(marks), axis=1)
-    wanted = jax.lax.broadcasted_iota(jnp.int32, (rows, capacity), 1)
+    words, through = _words(values, edge)
+    wanted = jax.lax.broadcasted_iota(jnp.int32, (values.shape[0], capacity), 1)
     word = _first_above(through, capacity)
     before = jnp.where(word > 0, _take(through, word - 1), 0)
-    place = _nth_bit(_take(marks, word), wanted - before)
+    place = _nth_bit(_take(words, word), wanted - before)
     there = wanted < through[:, -1:]
-    return Found(jnp.where(there, place * words + word, 0), there, through[:, -1])
+    column = place * words.shape[1] + word
+    return Found(jnp.where(there, column, 0), there, through[:, -1])
+
+
+class Listed(NamedTuple):
+    """The entries found, those of a row after those of the row before.
+
+    Attributes:
+        places: int32 [N], row * F + column; 0 where padding.
+        there: bool [N]; padding comes last.
+        counts: int32 [B], entries of each row; of all of them the first N are held.
+    """
+
+    places: jax.Array
+    there: jax.Array
+    counts: jax.Array
+
+
+def list_at_least(values: jax.Array, edge: jax.Array, room: int) -> Listed:
+    """As `at_least`, with room for N entries in all, however they are spread over rows."""
+    rows, size = values.shape
+    words, through = _words(values, edge)
+    counts, width = through[:, -1], words.shape[1]
+    starts = jnp.cumsum(counts) - counts
+    ascending = (through + starts[:, None]).reshape(1, -1)
+    word = _first_above(ascending, room)[0]
+    wanted = jnp.arange(room, dtype=jnp.int32)
+    before = jnp.where(word > 0, jnp.take(ascending[0], word - 1, mode="clip"), 0)
+    bit = _nth_bit(jnp.take(words.reshape(-1), word, mode="clip"), wanted - before)
+    there = wanted < jnp.sum(counts)
+    place = word // width * size + bit * width + word % width
+    return Listed(jnp.where(there, place, 0), there, counts)
+
+
+def _words(values: jax.Array, edge: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """uint32 [B, W], marks; int32 [B, W], how many there are in a row up to and with a word.
+
+    Bit n of word w stands for column n * W + w: all words are made side by side.
+    """
+    rows, size = values.shape
+    width = -(-size // _BITS)
+    planes = jnp.pad(values, ((0, 0), (0, width * _BITS - size))).reshape(rows, _BITS, width)
+    bit = jnp.uint32(1) << jax.lax.broadcasted_iota(jnp.uint32, planes.shape, 1)
+    marks = jnp.sum(jnp.where(planes >= edge, bit, jnp.uint32(0)), axis=1, dtype=jnp.uint32)
+    return marks, jnp.cumsum(_ones(marks), axis=1)
 
 
 def _ones(words: jax.Array) -> jax.Array:

@@ -190,7 +190,7 @@ class Dictionary(nnx.Module):
         return linear * factor[None] + self.array("magnitude_bias")[None]
 
     def keep(
-        self, code: jax.Array, select: Select, k: jax.Array, row_capacity: int | None = None
+        self, code: jax.Array, select: Select, k: jax.Array, most_k: int | None = None
     ) -> jax.Array:
         """Which entries of a [B, F] code stay: bool, [B, F], or [B, O, F] when decoupled."""
         scaled = self.scaled(code)
@@ -202,10 +202,11 @@ class Dictionary(nnx.Module):
             threshold = self.array("threshold")
             return scaled > (threshold[None, :, None] if self.config.decoupled else threshold)
         count = k * code.shape[0]
+        room = None if most_k is None else most_k * code.shape[0]
         if not self.config.decoupled:
-            return top_of_batch(scaled, count, row_capacity)
+            return top_of_batch(scaled, count, room)
         outs = range(self.config.outs)
-        return jnp.stack([top_of_batch(scaled[:, o], count, row_capacity) for o in outs], axis=1)
+        return jnp.stack([top_of_batch(scaled[:, o], count, room) for o in outs], axis=1)
 
     def scaled(self, code: jax.Array) -> jax.Array:
         """f*s, [B, F] (or [B, O, F] when decoupled) of a code [B, F] or [B, O, F]."""

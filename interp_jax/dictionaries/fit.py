@@ -46,15 +46,12 @@ class Fitted:
         variants: what they differ in.
         measures: for each, its measures by name on the held-out rows; empty without such rows.
         steps: finished steps.
-        overflow: for each, rows that reached the capacity of the sparse path, over all steps.
-            Above 0 something may have been left out: raise the capacity, or decode densely.
     """
 
     dictionaries: tuple[Dictionary, ...]
     variants: tuple[Variant, ...]
     measures: tuple[dict[str, Any], ...]
     steps: int
-    overflow: tuple[int, ...]
 
 
 class Fit:
@@ -194,8 +191,7 @@ def fit(
                 _log_measures(writers, done, run.variants, run.measure(state))
         found = run.measure(state)
         _log_measures(writers, c.steps, run.variants, found)
-    overflow = tuple(int(n) for n in np.asarray(state.overflow))
-    return Fitted(run.dictionaries(state), run.variants, found, c.steps, overflow)
+    return Fitted(run.dictionaries(state), run.variants, found, c.steps)
 
 
 def _log(writers: Any, step: int, variants: Sequence[Variant], metrics: dict) -> None:

@@ -182,9 +182,7 @@ class FitConfig:
     )
     decode: Literal["auto", "dense", "sparse"] = _field(
         "auto",
-        "Whether the decoder works at the kept latents only. auto: where it pays; a step in which "
-        "a row has more of them than there is room for is made again densely. sparse: such a row "
-        "loses some, and is counted.",
+        "Whether the decoder works at the kept latents only. auto: where it pays.",
     )
 
     mesh: str | None = _speed(
@@ -364,7 +362,7 @@ class FitConfig:
         most = max(one.k for one in many)
         quick = quickest(config.latents, max(most, self.k_start) if self.k_steps else most)
         if self.decode == "sparse":
-            fields = {"decode": "sparse", "row_capacity": quick["row_capacity"]}
+            fields = {"decode": "sparse", "most_k": quick["most_k"]}
         elif self.decode == "auto" and able:
             fields = quick
         return Recipe(

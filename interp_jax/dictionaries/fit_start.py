@@ -97,7 +97,7 @@ def _fresh(
         return start(dictionary, structure.optimiser(1.0))
 
     train = jax.vmap(one)(operands.keys, operands.k)
-    state = Fitting(train, jnp.zeros(operands.k.shape, jnp.int32))
+    state = Fitting(train)
     if structure.mesh is None:
         return state
     places = state_shardings(state, config, structure.mesh)

@@ -24,20 +24,16 @@ from interp_jax.dictionaries.variants import Variant
 from interp_jax.runtime import keys
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["train", "overflow"], meta_fields=[]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["train"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Fitting:
     """What training changes. A pytree.
 
     Attributes:
         train: of S dictionaries, every leaf with a first axis S.
-        overflow: int32 [S], rows that had more than the sparse path's capacity so far.
     """
 
     train: TrainState
-    overflow: jax.Array
 
 
 def flat_rows(rows: Rows) -> tuple[jax.Array, jax.Array | None]:
@@ -56,7 +52,6 @@ class Structure:
         clip: of the gradient's global norm, or None.
         warm_up, decay, end: of the learning rate; `end` is 0 without decay.
         resample_every: steps between resamplings; 0: never.
-        exact: a step in which the sparse path ran out of room is made again densely.
         start_norm, tied, transposed, unit_norm, median_bias: of the first state.
     """
 
@@ -67,7 +62,6 @@ class Structure:
     decay: int
     end: int
     resample_every: int
-    exact: bool
     start_norm: float
     tied: bool
     transposed: bool
@@ -130,7 +124,6 @@ class StepFunction:
             decay=c.decay,
             end=c.steps if c.decay else 0,
             resample_every=c.resample_every,
-            exact=c.decode == "auto" and recipe.decode == "sparse",
             start_norm=c.start_norm,
             tied=c.tied,
             transposed=c.transposed,
@@ -158,7 +151,7 @@ def dictionary_step(
         rows = jax.tree.map(put, rows)
     x, target = flat_rows(rows)
     each = lambda state, operands: _one(structure, state, x, target, operands)
-    if state.overflow.shape[0] > 1:
+    if operands.k.shape[0] > 1:
         in_turn = operands.recipes.decode == "sparse"
         several = partial(jax.lax.map, lambda of: each(*of)) if in_turn else (
             lambda of: jax.vmap(each)(*of)
@@ -168,7 +161,7 @@ def dictionary_step(
         cut = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
         found = each(cut(state.train), cut(operands))
         train, metrics = jax.tree.map(lambda leaf: leaf[None], found)
-    after = Fitting(train, state.overflow + metrics["full_rows"].astype(jnp.int32))
+    after = Fitting(train)
     if mesh is not None:
         places = state_shardings(after, structure.dictionary, mesh)
         after = jax.lax.with_sharding_constraint(after, places)
@@ -179,17 +172,7 @@ def _one(structure: Structure, state: TrainState, x, target, operands: Operands)
     """A step of one dictionary, and resampling where it is due."""
     rate, recipe, key, _ = operands
     optimiser, before, every = structure.optimiser(rate), state.step, structure.resample_every
-    first = state
-    state, metrics = train_step(first, x, recipe, optimiser, target)
-    if structure.exact:
-        # A few tokens of huge norm can take most of a batch's latents: more than a row has room
-        # for. Nothing is left out, and nothing is paid while it does not happen.
-        dense = dataclasses.replace(recipe, decode="dense")
-        state, metrics = jax.lax.cond(
-            metrics["full_rows"] > 0,
-            lambda: train_step(first, x, dense, optimiser, target),
-            lambda: (state, metrics),
-        )
+    state, metrics = train_step(state, x, recipe, optimiser, target)
     if not every:
         return state, metrics
 

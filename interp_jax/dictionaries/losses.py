@@ -16,6 +16,7 @@ from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.recipe import Recipe
 from interp_jax.dictionaries.selection import pairs_of_batch, top_of_rows
 from interp_jax.dictionaries.sparse import decode_at, encode_at
+from interp_jax.dictionaries.sparse_rows import Lists, lists_of_rows
 from interp_jax.runtime.errors import UserError
 
 Metrics = dict[str, jax.Array]
@@ -46,7 +47,7 @@ def loss(
 
     Returns:
         loss float32 []; metrics, float32 [] each: `loss`, `reconstruction`, `sparsity`,
-        `auxiliary`, `l0`, `dead` (share of latents), `full_rows`, `k`; and what was seen.
+        `auxiliary`, `l0`, `dead` (share of latents), `k`; and what was seen.
 
     Raises:
         UserError: no target for a transcoder, or a sparse path where there is none.
@@ -87,7 +88,6 @@ def loss(
         "auxiliary": auxiliary,
         "l0": extra["l0"],
         "dead": jnp.mean(dead.astype(jnp.float32)),
-        "full_rows": extra["full_rows"],
         "k": k.astype(jnp.float32),
     }
     return total, (jax.tree.map(jax.lax.stop_gradient, metrics), seen)
@@ -105,7 +105,7 @@ def _dense(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe
     c = dictionary.config
     linear = dictionary.linear(dictionary.read(rows))
     whole = dictionary.activate(linear, recipe.bandwidth)
-    mask = dictionary.keep(whole, "training", k, recipe.row_capacity)
+    mask = dictionary.keep(whole, "training", k, recipe.most_k)
     code = jnp.where(mask, whole[:, None] if c.decoupled else whole, 0.0)
     parts, below, total = [], 0, jnp.zeros((), jnp.float32)
     for size in c.prefixes or (c.latents,):
@@ -128,13 +128,12 @@ def _dense(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe
         "linear": linear,
         "again": lambda: whole,
         "l0": jnp.mean(jnp.sum((code > 0).astype(jnp.float32), axis=-1)),
-        "full_rows": jnp.zeros((), jnp.float32),
     }
     return code, seen, parts, extra
 
 
 def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe):
-    """As `_dense`, with gradients at the kept latents only; the code is [B, C] of pairs."""
+    """As `_dense`, with gradients at the kept latents only; the code is that of the pairs, [N]."""
     c = dictionary.config
     if c.activation not in ("topk", "batch_topk") or c.decoupled or c.matmul_dtype != "float32":
         raise UserError(
@@ -146,42 +145,43 @@ def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recip
     frozen = jax.lax.stop_gradient
     whole = frozen(dictionary.activate(dictionary.linear(frozen(seen_by_encoder))))
     scaled = whole * frozen(dictionary.scale())[None]
-    capacity = min(recipe.row_capacity or c.latents, c.latents)
+    most = min(recipe.most_k or c.latents, c.latents)
+    k = jnp.minimum(k, most)
+    batch, count = rows.shape[0], k * rows.shape[0]
     if c.activation == "topk":
-        latents = jax.lax.top_k(scaled, capacity)[1]
-        ranks = jax.lax.broadcasted_iota(jnp.int32, latents.shape, 1)
-        keep = (ranks < k) & (jnp.take_along_axis(scaled, latents, axis=1) > 0)
-        full = jnp.where(k > capacity, rows.shape[0], 0)
+        best, latents = jax.lax.top_k(scaled, most)
+        keep = (jax.lax.broadcasted_iota(jnp.int32, latents.shape, 1) < k) & (best > 0)
+        lists = lists_of_rows(latents, jnp.sum(keep, axis=1, dtype=jnp.int32))
+        there = keep.reshape(-1)
+        row = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), most)
+        places = row * c.latents + lists.latents
     else:
-        latents, keep, full = pairs_of_batch(scaled, k * rows.shape[0], capacity)
-    values = jnp.where(keep, jnp.take_along_axis(whole, latents, axis=1), 0.0)
+        places, there, counts = pairs_of_batch(scaled, count, most * batch)
+        lists = Lists(places % c.latents, jnp.cumsum(counts) - counts, counts)
+    of_pairs = lambda array: jnp.take(array.reshape(-1), places, mode="clip")
+    values = jnp.where(there, of_pairs(whole), 0.0)
     values = encode_at(
-        seen_by_encoder,
-        dictionary.array("encoder"),
-        dictionary.array("encoder_bias"),
-        values,
-        latents,
-        recipe.rows_at_once,
+        seen_by_encoder, dictionary.array("encoder"), dictionary.array("encoder_bias"), values,
+        lists,
     )
     parts, below, total = [], 0, jnp.zeros((), jnp.float32)
     for size in c.prefixes or (c.latents,):
-        inside = (latents >= below) & (latents < size)
+        inside = (lists.latents >= below) & (lists.latents < size)
         piece = jnp.where(inside, values, 0.0) if c.prefixes else values
-        out = decode_at(piece, latents, dictionary.array("decoder"), recipe.rows_at_once)
+        out = decode_at(piece, lists, dictionary.array("decoder"))
         total = total + out.reshape(-1, c.outs, c.out_width)
         parts.append(total)
         below = size
-    positive = keep & (values > 0)
-    fired = jnp.zeros(c.latents, bool).at[latents].max(positive)
-    kept_scaled = jnp.where(positive, jnp.take_along_axis(scaled, latents, axis=1), jnp.inf)
+    positive = there & (values > 0)
+    fired = jnp.zeros(c.latents, bool).at[lists.latents].max(positive)
+    kept_scaled = jnp.where(positive, of_pairs(scaled), jnp.inf)
     smallest = jnp.min(kept_scaled) if c.activation == "batch_topk" else jnp.float32(jnp.inf)
-    seen = Seen(fired, smallest, jnp.asarray(rows.shape[0], jnp.int32))
+    seen = Seen(fired, smallest, jnp.asarray(batch, jnp.int32))
     extra = {
         # The auxiliary loss needs a gradient at other latents: encoded again, and only if
         # a latent is dead.
         "again": lambda: dictionary.activate(dictionary.linear(dictionary.read(rows))),
-        "l0": jnp.mean(jnp.sum(positive.astype(jnp.float32), axis=-1)),
-        "full_rows": full.astype(jnp.float32),
+        "l0": jnp.sum(positive.astype(jnp.float32)) / batch,
     }
     return values, seen, parts, extra
 

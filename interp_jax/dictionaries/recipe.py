@@ -27,8 +27,7 @@ Number = float | int | jax.Array
         "bandwidth",
         "auxiliary_k",
         "decode",
-        "row_capacity",
-        "rows_at_once",
+        "most_k",
         "unit_norm",
     ],
 )
@@ -49,11 +48,9 @@ class Recipe:
         auxiliary_k: most dead latents per row in the auxiliary loss; None: half the width.
         decode: `dense` multiplies matrices; `sparse` works at the kept latents only. Same
             numbers. Sparse is for `topk` and `batch_topk` with one code for all outputs.
-        row_capacity: C, most kept latents per row that the sparse path holds; the metric
-            `full_rows` tells how many rows had more. With `dense` only the search for the edge
-            is made among at most C entries of a row, exact in any case. None: F.
-        rows_at_once: rows whose latents the sparse path gathers at once, for an accelerator; 1, for
-            a CPU: it goes through the pairs one after another.
+        most_k: the largest k there will be, for which the sparse path has room; a larger one is
+            cut to it. With `dense` the search for the edge begins near it, exact in any case.
+            None: F.
         unit_norm: decoder rows are held at length 1, and the gradient along them is taken out
             before the optimiser (see `unit_norm`); start with `with_unit_rows`.
     """
@@ -69,24 +66,21 @@ class Recipe:
     bandwidth: float = 1e-3
     auxiliary_k: int | None = None
     decode: Literal["dense", "sparse"] = "dense"
-    row_capacity: int | None = None
-    rows_at_once: int = 1
+    most_k: int | None = None
     unit_norm: bool = False
 
 
 def quickest(latents: int, k: int, backend: str | None = None) -> dict[str, object]:
     """Fields of a `Recipe` that make a step of `topk` or `batch_topk` quick.
 
-    On a CPU the sparse path, with room for five times k per row (the metric `full_rows` says when
-    that was too little); on an accelerator, where a loop over pairs would crawl, dense.
+    On a CPU the sparse path; on an accelerator, where a loop over pairs would crawl, dense.
 
     Args:
         latents: F.
-        k: mean active latents per row.
+        k: mean active latents per row, the largest there will be.
         backend: `cpu`, `gpu` or `tpu`; None: the default one of the process.
     """
     if (backend or jax.default_backend()) != "cpu":
-        return {"decode": "dense", "row_capacity": None}
-    room = min(latents, -(-5 * k // 64) * 64)
+        return {"decode": "dense", "most_k": None}
     # With few latents per one kept, a matrix product is the quicker way.
-    return {"decode": "sparse" if 32 * k <= latents else "dense", "row_capacity": room}
+    return {"decode": "sparse" if 32 * k <= latents else "dense", "most_k": k}

@@ -243,11 +243,9 @@ def _precision(config: FitConfig):
 def _result(fitted: Fitted) -> dict[str, Any]:
     """As JSON values; what is not finite is null, and what has an entry per latent is left out."""
     said = []
-    for variant, found, overflow in zip(
-        fitted.variants, fitted.measures, fitted.overflow, strict=True
-    ):
+    for variant, found in zip(fitted.variants, fitted.measures, strict=True):
         numbers = {n: _json(v) for n, v in found.items() if n != "density"}
-        said.append({**dataclasses.asdict(variant), "overflow": overflow, "measures": numbers})
+        said.append({**dataclasses.asdict(variant), "measures": numbers})
     return {"steps": fitted.steps, "dictionaries": said}
 
 
@@ -261,9 +259,7 @@ def _json(value: Any) -> Any:
 
 def _facts(fitted: Fitted) -> list[str]:
     lines = []
-    for variant, found, overflow in zip(
-        fitted.variants, fitted.measures, fitted.overflow, strict=True
-    ):
+    for variant, found in zip(fitted.variants, fitted.measures, strict=True):
         name = variant.name or "dictionary"
         if found:
             line = f"{name}: FVE {found['fve']:.4f}, L0 {found['l0']:.2f}"
@@ -276,9 +272,4 @@ def _facts(fitted: Fitted) -> list[str]:
             lines.append(line)
         else:
             lines.append(f"{name}: trained, not measured (--eval_rows=0)")
-        if overflow:
-            lines.append(
-                f"{name}: {overflow} rows reached the capacity of the sparse path; some of their "
-                "latents may have been left out (--decode=dense leaves none out)"
-            )
     return lines

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from interp_jax.dictionaries.compaction import at_least
+from interp_jax.dictionaries.compaction import list_at_least
 from interp_jax.dictionaries.sparse_rows import sequential
 from interp_jax.runtime.errors import UserError
 
@@ -145,77 +145,74 @@ def _index(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[jax.Array, in
 
 
 class _Near(NamedTuple):
-    """The entries among which the edge lies, and it, where these were not too many for a row.
+    """The entries among which the edge lies, and it, where there was room for them.
 
     Attributes:
         enough: bool [], whether all that can be kept is here; else nothing below may be used.
-        columns: int32 [B, C].
-        bits: int32 [B, C], 0 where padding.
-        cut: with fields [1, 1].
+        places: int32 [N], over both axes; those of a row after those of the row before.
+        bits: int32 [N], 0 where padding.
+        cut: with fields [1].
     """
 
     enough: jax.Array
-    columns: jax.Array
+    places: jax.Array
     bits: jax.Array
     cut: Cut
 
 
-def _near(values: jax.Array, count: jax.Array, capacity: int) -> _Near:
+def _near(values: jax.Array, count: jax.Array, room: int) -> _Near:
     """Finds an edge below the true one in some of the rows, and searches among what it leaves."""
     rows, size = values.shape
     bits, apart = ordered_bits(values), max(rows * size // _SAMPLE, 1)
     some = bits[::apart]
-    # A quarter more than the sample's share, for what chance does; all of it where it is all.
+    # A fifth more than the sample's share, for what chance does; all of it where it is all.
     wanted = count if apart == 1 else jnp.int32(32) + (
-        count.astype(jnp.float32) * (1.25 * some.shape[0] / rows)
+        count.astype(jnp.float32) * (1.2 * some.shape[0] / rows)
     ).astype(jnp.int32)
     low, high = jnp.ones((1, 1), jnp.int32), jnp.full((1, 1), _BEYOND, jnp.int32)
     many = lambda points: [
         n >= wanted for n in _totals([some >= point for point in points], (0, 1))
     ]
     edge = _search(low, high, many)[0, 0]
-    found = at_least(bits, edge, capacity)
+    room = min(room + room // 2 + 64, rows * size)
+    found = list_at_least(bits, edge, room)
+    total = jnp.sum(found.counts)
     # At an edge of 1 everything positive has been found.
-    enough = (jnp.sum(found.counts) >= count) | (edge == 1)
-    enough = enough & jnp.all(found.counts <= capacity)
-    held = jnp.take_along_axis(bits, found.columns, axis=1, mode="clip")
+    enough = ((total >= count) | (edge == 1)) & (total <= room)
+    held = jnp.take(bits.reshape(-1), found.places, mode="clip")
     held = jnp.where(found.there, held, 0)
-    cut = _cut(held, _place(found.columns, size), rows * size, count, (0, 1), low=edge)
-    return _Near(enough, found.columns, held, cut)
-
-
-def _place(column: jax.Array, size: int) -> jax.Array:
-    """The index of entries [B, C] over both axes of an array [B, size]."""
-    return jax.lax.broadcasted_iota(jnp.int32, column.shape, 0) * size + column
+    cut = _cut(held, found.places, rows * size, count, (0,), low=edge)
+    return _Near(enough, found.places, held, cut)
 
 
 def _cut_everywhere(values: jax.Array, count: jax.Array) -> Cut:
     return _cut(ordered_bits(values), *_index(values.shape, (0, 1)), count, (0, 1))
 
 
-def cut_batch(values: jax.Array, count: jax.Array, row_capacity: int | None = None) -> Cut:
+def cut_batch(values: jax.Array, count: jax.Array, room: int | None = None) -> Cut:
     """The edge that keeps the `count` largest positive entries of the whole array.
 
     Args:
         values: float32 [B, F].
         count: int32 [], may be traced (k*B).
-        row_capacity: with a number C, the search looks only at at most C entries of each row,
-            found from a guess of the edge. Exact as well: where that was too little, the search
-            is made over everything.
+        room: the largest `count` that is expected. With it, the search looks only at some more
+            entries than that, found by a guess of the edge. Exact as well: where these were too
+            few or too many, the search is made over everything.
 
     Returns:
         the cut, with fields [1, 1].
     """
     values = jax.lax.stop_gradient(values)
-    if row_capacity is None or row_capacity >= values.shape[1]:
+    if room is None:
         return _cut_everywhere(values, count)
 
     @sequential  # under `vmap`, a choice would take both ways
     def search(values: jax.Array, count: jax.Array) -> Cut:
-        near = _near(values, count, row_capacity)
+        near = _near(values, count, room)
+        cut = jax.tree.map(lambda field: field[None], near.cut)
         everywhere = lambda values: _cut_everywhere(values, count)
         # Bits and index are made inside the branch: as operands they would be written to memory.
-        return jax.lax.cond(near.enough, lambda _: near.cut, everywhere, values)
+        return jax.lax.cond(near.enough, lambda _: cut, everywhere, values)
 
     return search(values, jnp.asarray(count, jnp.int32))
 
@@ -230,13 +227,14 @@ def kept(values: jax.Array, cut: Cut, axes: tuple[int, ...] = (0, 1)) -> jax.Arr
     return _kept(ordered_bits(values), _index(values.shape, axes)[0], cut)
 
 
-def top_of_batch(values: jax.Array, count: jax.Array, row_capacity: int | None = None) -> jax.Array:
+def top_of_batch(values: jax.Array, count: jax.Array, room: int | None = None) -> jax.Array:
     """Bool [B, F]: the `count` largest positive entries of the whole array, ties by index.
 
-    Exactly min(count, number of positive entries) are True. The mask carries no gradient.
+    Exactly min(count, number of positive entries) are True. The mask carries no gradient. `room`
+    is that of `cut_batch`.
     """
     values = jax.lax.stop_gradient(values)
-    return kept(values, cut_batch(values, count, row_capacity))
+    return kept(values, cut_batch(values, count, room))
 
 
 def top_of_rows(values: jax.Array, count: jax.Array) -> jax.Array:
@@ -250,42 +248,49 @@ def top_of_rows(values: jax.Array, count: jax.Array) -> jax.Array:
 
 
 class Pairs(NamedTuple):
-    """The kept (row, latent) pairs at a fixed capacity C per row.
+    """The kept (row, latent) pairs, those of a row after those of the row before.
 
     Attributes:
-        latents: int32 [B, C].
-        kept: bool [B, C]; the rest is padding.
-        full_rows: int32 [], rows that had more than C and lost their smallest.
+        places: int32 [N], row * F + latent; 0 where padding.
+        there: bool [N]; padding comes last.
+        counts: int32 [B], pairs of each row.
     """
 
-    latents: jax.Array
-    kept: jax.Array
-    full_rows: jax.Array
+    places: jax.Array
+    there: jax.Array
+    counts: jax.Array
 
 
-def pairs_of_batch(values: jax.Array, count: jax.Array, capacity: int) -> Pairs:
-    """As `top_of_batch`, as a list of at most `capacity` latents per row.
+def pairs_of_batch(values: jax.Array, count: jax.Array, room: int) -> Pairs:
+    """As `top_of_batch`, as a list with room for N pairs, of which `count` at most are used.
 
-    A row that has more than `capacity` kept entries loses the smallest of them.
+    A row may have any share of them: some tokens take thousands of latents.
+
+    Args:
+        values: float32 [B, F].
+        count: int32 [], may be traced; not above `room`.
+        room: N.
     """
-    capacity = min(capacity, values.shape[1])
+    room = min(room, values.size)
 
     @sequential
     def search(values: jax.Array, count: jax.Array) -> Pairs:
-        near = _near(values, count, capacity)
-        size = values.shape[1]
+        near = _near(values, count, room)
+        rows, size = values.shape
 
         def quickly(_):
-            keep = _kept(near.bits, _place(near.columns, size), near.cut)
-            return Pairs(near.columns, keep, jnp.zeros((), jnp.int32))
+            keep = _kept(near.bits, near.places, near.cut)
+            number = jnp.cumsum(keep.astype(jnp.int32))
+            target = jnp.where(keep, number - 1, room)
+            places = jnp.zeros(room, jnp.int32).at[target].set(near.places, mode="drop")
+            counts = jnp.zeros(rows, jnp.int32).at[near.places // size].add(keep.astype(jnp.int32))
+            return Pairs(places, jnp.arange(room) < number[-1], counts)
 
         def surely(values):
-            cut = _cut_everywhere(values, count)
-            best, column = jax.lax.top_k(values, capacity)
-            many = jnp.sum(kept(values, cut), axis=1, dtype=jnp.int32) > capacity
-            keep = _kept(ordered_bits(best), _place(column, size), cut)
-            return Pairs(column, keep, jnp.sum(many, dtype=jnp.int32))
+            mask = kept(values, _cut_everywhere(values, count))
+            return Pairs(*list_at_least(mask.astype(jnp.int32), jnp.int32(1), room))
 
         return jax.lax.cond(near.enough, quickly, surely, values)
 
-    return search(jax.lax.stop_gradient(values), jnp.asarray(count, jnp.int32))
+    count = jnp.minimum(jnp.asarray(count, jnp.int32), room)
+    return search(jax.lax.stop_gradient(values), count)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from interp_jax.dictionaries.compaction import at_least
 from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.selection import ordered_bits
-from interp_jax.dictionaries.sparse import decode_at
-from interp_jax.dictionaries.sparse_rows import row_products
+from interp_jax.dictionaries.sparse import decode_rows, held
+from interp_jax.dictionaries.sparse_rows import lists_of_rows, row_products
 
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -52,14 +52,14 @@ def decode_pairs(
         dictionary: with one code for all outputs.
         pairs: all that is active.
         x: [N, M, D], for a skip path.
-        rows_at_once: see `dictionaries.sparse`.
+        rows_at_once: see `decode_rows`.
 
     Returns:
         float32 [N, O, D].
     """
     c = dictionary.config
     table = dictionary.array("decoder")
-    out = decode_at(pairs.values, pairs.latents, table, rows_at_once)
+    out = decode_rows(pairs.values, pairs.latents, table, rows_at_once)
     out = out.reshape(-1, c.outs, c.out_width) + dictionary.array("decoder_bias")[None]
     if c.skip:
         out = out + dictionary.skipped(dictionary.normalise(dictionary.rows(x)))
@@ -82,7 +82,9 @@ def pair_products(
         float32 [N, C, W, Y]; at padding anything.
     """
     if rows_at_once == 1:
-        return row_products(pairs.values, pairs.latents, vectors, targets)
+        lists = lists_of_rows(pairs.latents, held(pairs.values))
+        found = row_products(pairs.values.reshape(-1), lists, vectors, targets)
+        return found.reshape(*pairs.values.shape, *found.shape[1:])
 
     def one(row):
         index, target = row

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.dictionary import Dictionary
-from interp_jax.dictionaries.sparse import decode_at
+from interp_jax.dictionaries.sparse import decode_rows
 from interp_jax.interventions.placing import compose
 from interp_jax.interventions.reads import Read
 from interp_jax.interventions.verbs import read, replace
@@ -155,7 +155,7 @@ def patched_sums(
         amount = pairs.values * condition.weights[pairs.latents]
         place = pairs.latents + condition.rows * dictionary.config.latents
         with jax.default_matmul_precision("highest"):
-            written = decode_at(amount, place, rows, plan.rows_at_once).reshape(h_base.shape)
+            written = decode_rows(amount, place, rows, plan.rows_at_once).reshape(h_base.shape)
         here = writable & (template | ~condition.template_only)
         share = jnp.where(template, condition.template_share, condition.share)[..., None]
         # Exact at both ends.
