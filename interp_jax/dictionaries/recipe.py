@@ -83,4 +83,6 @@ def quickest(latents: int, k: int, backend: str | None = None) -> dict[str, obje
     if (backend or jax.default_backend()) != "cpu":
         return {"decode": "dense", "most_k": None}
     # With few latents per one kept, a matrix product is the quicker way.
-    return {"decode": "sparse" if 32 * k <= latents else "dense", "most_k": k}
+    kind = "sparse" if 32 * k <= latents else "dense"
+    # In steps, so that most sweeps over k share a program.
+    return {"decode": kind, "most_k": min(-(-k // 16) * 16, latents)}

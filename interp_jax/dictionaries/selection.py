@@ -161,14 +161,18 @@ class _Near(NamedTuple):
 
 
 def _near(values: jax.Array, count: jax.Array, room: int) -> _Near:
-    """Finds an edge below the true one in some of the rows, and searches among what it leaves."""
+    """Finds an edge below the true one in a sample, and searches among what it leaves."""
     rows, size = values.shape
-    bits, apart = ordered_bits(values), max(rows * size // _SAMPLE, 1)
-    some = bits[::apart]
-    # A fifth more than the sample's share, for what chance does; all of it where it is all.
-    wanted = count if apart == 1 else jnp.int32(32) + (
-        count.astype(jnp.float32) * (1.2 * some.shape[0] / rows)
-    ).astype(jnp.int32)
+    bits, some, wanted = ordered_bits(values), ordered_bits(values), count
+    if rows * size > _SAMPLE:
+        # Of every row some columns, and of every column some rows: a few tokens, and a few
+        # latents, may have much of what is kept.
+        width = min(max(_SAMPLE // rows, 1), size)
+        offsets = jnp.arange(rows, dtype=jnp.int32) * width % (size - width + 1)
+        some = jax.vmap(lambda row, at: jax.lax.dynamic_slice(row, (at,), (width,)))(bits, offsets)
+        # A fifth more than the sample's share, for what chance does.
+        share = count.astype(jnp.float32) * (1.2 * width / size)
+        wanted = jnp.int32(32) + share.astype(jnp.int32)
     low, high = jnp.ones((1, 1), jnp.int32), jnp.full((1, 1), _BEYOND, jnp.int32)
     many = lambda points: [
         n >= wanted for n in _totals([some >= point for point in points], (0, 1))

@@ -120,6 +120,6 @@ def test_no_sparse_path_where_codes_are_not_sparse(fresh_key):
 
 
 def test_what_is_quickest():
-    assert quickest(16384, 100, "cpu") == {"decode": "sparse", "most_k": 100}
+    assert quickest(16384, 100, "cpu") == {"decode": "sparse", "most_k": 112}
     assert quickest(3072, 100, "cpu")["decode"] == "dense"
     assert quickest(16384, 100, "gpu") == {"decode": "dense", "most_k": None}
