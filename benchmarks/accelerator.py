@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import traceback
 from pathlib import Path
@@ -31,7 +30,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import accelerator_cases as run_case
 import jax
-from measuring import processor, versions
+from measuring import keep, processor, versions
 
 CASES = ("attention", "forward", "decode", "suppression", "receiver", "dictionary")
 
@@ -71,9 +70,7 @@ def main() -> None:
             gc.collect()
             jax.clear_caches()
             torch.cuda.empty_cache()
-            if options.json:
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+            keep(rows, options.json)
     if failed:
         raise SystemExit("failed: " + ", ".join(failed))
 

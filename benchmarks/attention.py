@@ -12,7 +12,6 @@ pass, and the forward's two), at the rate of a bare matmul measured between the 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import keep
 
 from interp_jax.models.fused import fused_attention
 
@@ -50,10 +50,7 @@ def main() -> None:
                 f"{row['theirs']:>10.1f}{floor:>9}{row['ratio']:>8.2f}",
                 flush=True,
             )
-    if options.json:
-        partial = options.json.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1))
-        partial.replace(options.json)
+    keep(rows, options.json)
 
 
 def measure(batch: int, length: int, rounds: int) -> list[dict]:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from measuring import processor, timed, versions
+from measuring import keep, processor, timed, versions
 
 from interp_jax.dictionaries.build import crosscoder, sae
 from interp_jax.dictionaries.recipe import Recipe, quickest
@@ -169,10 +169,7 @@ def main() -> None:
         print(f"F {some:>6}: {seconds:.3f} s, floor {least:.3f} s, "
               f"{ours.temporary / 2**20:.0f} MiB temporary", flush=True)
         del ours
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"wrote {options.json}")
+    keep(found, options.json)
 
 
 if __name__ == "__main__":

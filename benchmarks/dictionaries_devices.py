@@ -19,7 +19,6 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import argparse
-import json
 import math
 import re
 import statistics
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from measuring import processor, versions
+from measuring import keep, processor, versions
 
 from interp_jax.dictionaries.fit import Fit
 from interp_jax.dictionaries.fit_config import FitConfig
@@ -121,10 +120,7 @@ def main() -> None:
         print(f"{name:<16}{one['held_mib']:>9.1f}{one['temporary_mib']:>11.1f}"
               f"{one['messages_mib']:>10.1f}    {one['gflop']:>8.1f}{one['seconds']:>9.3f}",
               flush=True)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"wrote {options.json}")
+    keep(found, options.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ of this run, plus the floor of the steps.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from dictionaries import Peer, ceilings, floor
-from measuring import processor, versions
+from measuring import keep, processor, versions
 
 import interp_jax as ij
 from interp_jax.dictionaries.fit import Fit
@@ -125,10 +124,7 @@ def main() -> None:
               f"{theirs / mine:>6.2f} times; floor {least:.3f} s, of it harvest {read:.3f}",
               flush=True)
         del ours
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"wrote {options.json}")
+    keep(found, options.json)
 
 
 if __name__ == "__main__":

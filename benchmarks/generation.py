@@ -24,9 +24,7 @@ any contender is made again, for up to `--patience` minutes; what is kept is pri
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import pathlib
 import statistics
 import tempfile
 import time
@@ -34,7 +32,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import QUIET, processor, rate, versions, wait_until_quiet
+from measuring import QUIET, keep, processor, rate, versions, wait_until_quiet
 
 from interp_jax.generation.engine import Engine
 from interp_jax.generation.language_model import load
@@ -243,11 +241,7 @@ def main() -> None:
             results += measure(
                 mode, contenders, repeats, batch, new, floors, device, deadline
             )
-    if arguments.json:
-        path = pathlib.Path(arguments.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"wrote {path}")
+    keep(results, arguments.json)
 
 
 if __name__ == "__main__":

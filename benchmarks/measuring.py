@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import platform
@@ -48,6 +49,18 @@ def wait_until_quiet(deadline: float) -> None:
     while time.monotonic() < deadline:
         if timed(lambda: time.sleep(2))[2] < QUIET / 2:
             return
+
+
+def keep(rows: list[dict], path: str | os.PathLike | None) -> None:
+    """Writes the rows of a benchmark as JSON, whole or not at all; to nowhere without a path."""
+    if path is None:
+        return
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    partial.replace(path)
+    print(f"wrote {path}")
 
 
 def versions() -> dict[str, str]:

@@ -9,12 +9,12 @@ of which says what it measures, and writes all their rows.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import thought_anchors_receiver
 import thought_anchors_rollouts
 import thought_anchors_suppression
+from measuring import keep
 
 
 def main() -> None:
@@ -30,10 +30,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['case']:<32}{row['metric']:<28}{row['peer']:<38}{row['ours']:>10.2f}"
               f"{row['theirs']:>10.2f}{row['ratio']:>8.2f} {row['unit']}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-        print(f"wrote {options.json}")
+    keep(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import sys
@@ -37,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import processor, timed, versions
+from measuring import keep, processor, timed, versions
 
 from interp_jax.generation.language_model import load
 from interp_jax.interventions.reads import AsIs, SpanMeans, span_weights
@@ -64,12 +63,7 @@ def main() -> None:
             f"{row['case']:<34}{row['metric']:<12}{row['peer']:<22}{row['ours']:>9.2f}"
             f"{row['theirs']:>10.2f}{row['ratio']:>8.2f}{row['floor']:>9.2f} {row['unit']}"
         )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.json.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        partial.replace(options.json)
-        print(f"wrote {options.json}")
+    keep(rows, options.json)
 
 
 def cases(quick: bool) -> list[dict]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import statistics
 import tempfile
@@ -31,7 +30,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from generation import matmul_rates
-from measuring import processor, rate, versions, wait_until_quiet
+from measuring import keep, processor, rate, versions, wait_until_quiet
 from thought_anchors_suppression import flops, make_trace
 
 from interp_jax.generation.engine import Engine
@@ -169,10 +168,7 @@ def main() -> None:
     parser.add_argument("--patience", metavar="MINUTES", type=float, default=0.0)
     options = parser.parse_args()
     rows = cases(options.quick, options.patience)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-        print(f"wrote {options.json}")
+    keep(rows, options.json)
 
 
 if __name__ == "__main__":

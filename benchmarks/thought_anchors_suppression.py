@@ -37,7 +37,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import os
 import pathlib
 import statistics
@@ -52,7 +51,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import processor, timed, versions, wait_until_quiet
+from measuring import keep, processor, timed, versions, wait_until_quiet
 
 from interp_jax.generation.language_model import LanguageModel, load
 from interp_jax.generation.prompts import Prompt
@@ -447,11 +446,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is run")
     options = parser.parse_args()
     rows = cases(options.quick, options.patience, options.rounds)
-    if options.json:
-        path = pathlib.Path(options.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-        print(f"wrote {path}")
+    keep(rows, options.json)
 
 
 if __name__ == "__main__":
