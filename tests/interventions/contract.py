@@ -17,6 +17,7 @@ import numpy as np
 from interp_jax.models.batch import Batch
 from interp_jax.models.config import LayerKind, ModelConfig, Rope, parameter_shapes
 from interp_jax.models.decoder import Decoder, build_decoder
+from tests.compiling import PLAIN
 
 LLAMA = ModelConfig(
     family="llama", vocab_size=31, width=16, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=4,
@@ -40,11 +41,6 @@ WIDTH = 10
 ROWS = len(LENGTHS)
 # The optimiser's passes cost half of the compilation and change no promise of equal numbers.
 QUICK = {"xla_backend_optimization_level": 0}
-# What a user's process does, whatever this suite does elsewhere (see `conftest`): a promise of
-# equal bits hangs on the program that the compiler makes.
-PLAIN = {"xla_backend_optimization_level": 3} | (
-    {"xla_cpu_use_fusion_emitters": True} if jax.__version__.startswith("0.10.") else {}
-)
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from interp_jax.studies.model_diffing.moments import (
     vector_tables,
 )
 from interp_jax.studies.model_diffing.subsets import verdicts
+from tests.compiling import PLAIN
 
 pytestmark = pytest.mark.slow
 SHARED, WEAK, OWN, D, F, K, ROWS, STEPS = 40, 8, 4, 24, 96, 3, 512, 3000
@@ -72,7 +73,10 @@ def trained(activation: str, recipe: Recipe, init_norm: float, clip: float | Non
     state = start(start_bias(d, batch(jax.random.key(0))), optimiser)
     keys = jax.random.split(jax.random.key(2), STEPS)
     run = jax.jit(
-        lambda s: jax.lax.scan(lambda s, key: train_step(s, batch(key), recipe, optimiser), s, keys)
+        lambda s: jax.lax.scan(
+            lambda s, key: train_step(s, batch(key), recipe, optimiser), s, keys
+        ),
+        compiler_options=PLAIN,
     )
     after = run(state)[0].dictionary()
     rows = np.asarray(after.decoder_rows())[:, 1]
