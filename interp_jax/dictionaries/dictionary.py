@@ -192,7 +192,10 @@ class Dictionary(nnx.Module):
     def keep(
         self, code: jax.Array, select: Select, k: jax.Array, most_k: int | None = None
     ) -> jax.Array:
-        """Which entries of a [B, F] code stay: bool, [B, F], or [B, O, F] when decoupled."""
+        """Which entries of a [B, F] code stay: bool, [B, F], or [B, O, F] when decoupled.
+
+        `most_k`, the largest k there will be, quickens the search of `batch_topk` in training.
+        """
         scaled = self.scaled(code)
         if self.config.activation == "topk":
             return top_of_rows(scaled, k)
