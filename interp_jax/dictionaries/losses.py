@@ -7,6 +7,8 @@ paper's code: validation there moves the dead-latent counters).
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -73,7 +75,9 @@ def loss(
     sparsity = auxiliary = jnp.zeros((), jnp.float32)
     dead = dictionary.array("silent_tokens") >= recipe.dead_after
     if c.activation in ("topk", "batch_topk"):
-        auxiliary = auxiliary_loss(dictionary, extra["again"], errors[-1], dead, recipe)
+        auxiliary = auxiliary_loss(
+            dictionary, extra["read"], extra["again"], errors[-1], dead, recipe
+        )
         total = reconstruction + recipe.auxiliary * auxiliary
     else:
         sparsity = _sparsity(dictionary, code, extra["linear"], recipe)
@@ -103,7 +107,8 @@ def _reconstruction(error: jax.Array, recipe: Recipe) -> jax.Array:
 def _dense(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe):
     """Code [B, F] (or [B, O, F]), what was seen, reconstructions [B, O, D] per prefix, the rest."""
     c = dictionary.config
-    linear = dictionary.linear(dictionary.read(rows))
+    read = dictionary.read(rows)
+    linear = dictionary.linear(read)
     whole = dictionary.activate(linear, recipe.bandwidth)
     mask = dictionary.keep(whole, "training", k, recipe.most_k)
     code = jnp.where(mask, whole[:, None] if c.decoupled else whole, 0.0)
@@ -126,6 +131,7 @@ def _dense(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe
     seen = Seen(fired, jax.lax.stop_gradient(smallest), jnp.asarray(rows.shape[0], jnp.int32))
     extra = {
         "linear": linear,
+        "read": read,
         "again": lambda: whole,
         "l0": jnp.mean(jnp.sum((code > 0).astype(jnp.float32), axis=-1)),
     }
@@ -141,9 +147,9 @@ def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recip
             expected="topk or batch_topk, one code for all outputs, float32",
             do="take decode = dense",
         )
-    seen_by_encoder = dictionary.read(rows)
+    read = dictionary.read(rows)
     frozen = jax.lax.stop_gradient
-    whole = frozen(dictionary.activate(dictionary.linear(frozen(seen_by_encoder))))
+    whole = frozen(dictionary.activate(dictionary.linear(frozen(read))))
     scaled = whole * frozen(dictionary.scale())[None]
     most = min(recipe.most_k or c.latents, c.latents)
     k = jnp.minimum(k, most)
@@ -160,10 +166,8 @@ def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recip
         lists = Lists(places % c.latents, jnp.cumsum(counts) - counts, counts)
     of_pairs = lambda array: jnp.take(array.reshape(-1), places, mode="clip")
     values = jnp.where(there, of_pairs(whole), 0.0)
-    values = encode_at(
-        seen_by_encoder, dictionary.array("encoder"), dictionary.array("encoder_bias"), values,
-        lists,
-    )
+    encoder, bias = dictionary.array("encoder"), dictionary.array("encoder_bias")
+    values = encode_at(read, encoder, bias, values, lists)
     parts, below, total = [], 0, jnp.zeros((), jnp.float32)
     for size in c.prefixes or (c.latents,):
         inside = (lists.latents >= below) & (lists.latents < size)
@@ -179,14 +183,15 @@ def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recip
     seen = Seen(fired, smallest, jnp.asarray(batch, jnp.int32))
     extra = {
         # The auxiliary loss needs a gradient at other latents: encoded again, and only if
-        # a latent is dead.
-        "again": lambda: dictionary.activate(dictionary.linear(dictionary.read(rows))),
+        # many latents are dead.
+        "read": read,
+        "again": lambda: dictionary.activate(dictionary.linear(read)),
         "l0": jnp.sum(positive.astype(jnp.float32)) / batch,
     }
     return values, seen, parts, extra
 
 
-def auxiliary_loss(dictionary, whole, error: jax.Array, dead: jax.Array, recipe: Recipe):
+def auxiliary_loss(dictionary, seen, whole, error: jax.Array, dead: jax.Array, recipe: Recipe):
     """How well dead latents explain what is left over (section 3.2), float32 [].
 
     Per row the k_aux = min(width // 2, number of dead) largest scaled activations among dead
@@ -194,36 +199,45 @@ def auxiliary_loss(dictionary, whole, error: jax.Array, dead: jax.Array, recipe:
     The squared error divided by the residual's variance over the batch; 0 where that is not a
     number, and 0 when nothing is dead.
 
+    Few dead latents are gathered, encoded and decoded alone; many are ranked in the whole code.
+
     Args:
-        dictionary: gives decoder and scale.
+        dictionary: gives encoder, decoder and scale.
+        seen: [B, E*D], what the encoder reads.
         whole: a function that gives the code [B, F] before selection.
         error: float32 [B, O, D].
         dead: bool [F].
         recipe: gives `auxiliary_k`.
     """
     error = jax.lax.stop_gradient(error)
-    most = recipe.auxiliary_k or max(dictionary.config.out_width // 2, 1)
+    latents = dictionary.config.latents
+    most = min(recipe.auxiliary_k or max(dictionary.config.out_width // 2, 1), latents)
+    number = jnp.sum(dead, dtype=jnp.int32)
 
-    def explain():
-        code = whole()
-        scale = dictionary.scale()
-        ranked = code * (scale.sum(0) if scale.ndim == 2 else scale)[None]
-        count = jnp.minimum(jnp.sum(dead, dtype=jnp.int32), most)
-        mask = top_of_rows(jnp.where(dead[None], ranked, 0.0), count)
-        left = error - _decode_whole(dictionary, jnp.where(mask, code, 0.0))
+    def explain(part: Dictionary, code: jax.Array):
+        """By the dead latents of `part`, whose code [B, P] is 0 at every other."""
+        if part.config.latents > most:
+            scale = part.scale()
+            ranked = code * (scale.sum(0) if scale.ndim == 2 else scale)[None]
+            code = jnp.where(top_of_rows(ranked, jnp.minimum(number, most)), code, 0.0)
+        out = part.product(code, part.array("decoder"), "bf,fd->bd")
+        left = error - out.reshape(error.shape)
         spread = jnp.mean(_square(error - jnp.mean(error, axis=0, keepdims=True)))
         ratio = jnp.mean(_square(left)) / jnp.where(spread > 0, spread, 1.0)
         return jnp.where((spread > 0) & jnp.isfinite(ratio), ratio, 0.0)
 
-    # Computed again in the backward pass: else both branches write residuals of size [B, F].
-    explain = jax.checkpoint(explain)
-    return jax.lax.cond(jnp.any(dead), explain, lambda: jnp.zeros((), jnp.float32))
+    def gathered(room: int):
+        at = jnp.nonzero(dead, size=room, fill_value=0)[0]
+        part = dictionary.narrowed(at)
+        code = part.activate(part.linear(seen))
+        return explain(part, jnp.where((jnp.arange(room) < number)[None], code, 0.0))
 
-
-def _decode_whole(dictionary: Dictionary, code: jax.Array) -> jax.Array:
-    c = dictionary.config
-    out = dictionary.product(code, dictionary.array("decoder"), "bf,fd->bd")
-    return out.reshape(-1, c.outs, c.out_width)
+    rooms = [room for room in (most, 4 * most) if room < latents]
+    ways = [lambda: jnp.zeros((), jnp.float32), *(partial(gathered, room) for room in rooms)]
+    ways.append(lambda: explain(dictionary, jnp.where(dead[None], whole(), 0.0)))
+    which = sum(((number > room).astype(jnp.int32) for room in rooms), jnp.minimum(number, 1))
+    # Computed again in the backward pass: else every branch writes residuals of size [B, F].
+    return jax.lax.switch(which, [jax.checkpoint(way) for way in ways])
 
 
 def _square(error: jax.Array) -> jax.Array:

@@ -59,9 +59,11 @@ def test_l1(fresh_key, squared):
     np.testing.assert_allclose(metrics["sparsity"], sparsity, rtol=1e-5)
 
 
-def test_batch_topk_with_dead_latents(fresh_key):
+@pytest.mark.parametrize("number", [1, 3, 5, 12, 13, F])
+def test_batch_topk_with_dead_latents(fresh_key, number):
+    """Width 6: up to 3 dead latents are gathered, up to 12 gathered and ranked, more ranked."""
     dead = np.zeros(F, bool)
-    dead[[1, 5, 6, 9, 20]] = True
+    dead[np.random.default_rng(number).choice(F, number, replace=False)] = True
     silent = jnp.where(jnp.asarray(dead), 10_000_000, 9_999_999).astype(jnp.int32)
     start = crosscoder(2, D, F, fresh_key(), k=K)
     d = moved(start, fresh_key(), silent_tokens=silent)
@@ -117,15 +119,19 @@ def test_auxiliary_edges(fresh_key):
     error = jax.random.normal(fresh_key(), (B, 1, D))
     error = error - error.mean(0, keepdims=True)
     nothing, none_dead = jnp.zeros((B, F)), jnp.zeros(F, bool)
-    explain = jax.jit(lambda d, code, e, dead: auxiliary_loss(d, lambda: code, e, dead, Recipe()))
+    seen = jnp.zeros((B, D))
+    explain = jax.jit(
+        lambda d, code, e, dead: auxiliary_loss(d, seen, lambda: code, e, dead, Recipe())
+    )
     assert float(explain(d, nothing + 1, error, none_dead)) == 0
     np.testing.assert_allclose(explain(d, nothing, error, ~none_dead), 1, rtol=1e-6)
     # A residual without spread: 0 / 0 counts as 0.
     assert float(explain(d, nothing, error * 0, ~none_dead)) == 0
 
 
-def test_auxiliary_target_carries_no_gradient(fresh_key):
-    silent = jnp.where(jnp.arange(F) < 5, 10_000_000, 0).astype(jnp.int32)
+@pytest.mark.parametrize("number", [2, 5, 14])
+def test_auxiliary_target_carries_no_gradient(fresh_key, number):
+    silent = jnp.where(jnp.arange(F) < number, 10_000_000, 0).astype(jnp.int32)
     d = moved(sae(D, F, fresh_key(), k=K), fresh_key(), silent_tokens=silent)
     x = jax.random.normal(fresh_key(), (B, D))
     graph, params, counts = split(d)
@@ -135,13 +141,13 @@ def test_auxiliary_target_carries_no_gradient(fresh_key):
 
         whole = nnx.merge(graph, params, counts)
         return auxiliary_loss(
-            whole, lambda: whole.activate(whole.linear(x)), error, silent > 5, Recipe()
+            whole, x, lambda: whole.activate(whole.linear(x)), error, silent > 5, Recipe()
         )
 
     to_error, to_params = jax.jit(jax.grad(auxiliary, argnums=(0, 1)))(x[:, None], params)
     assert not np.any(to_error)
     touched = np.any(np.asarray(to_params["decoder"].get_value()), axis=1)
-    assert touched[:5].any() and not touched[5:].any()
+    assert touched[:number].any() and not touched[number:].any()
 
 
 def test_matryoshka_is_the_mean_over_prefixes(fresh_key):
