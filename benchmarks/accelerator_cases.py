@@ -187,7 +187,8 @@ def suppression(shape: str, ceilings: Ceilings, quick: bool):
     ours = median_seconds(lambda: suppression_effects(network, trace), 3) / count
     model = torch_model(config, params)
     groups = suffix_groups(spans[:, 0], end)
-    mine, whole = our_flops(config, groups, end) / count, flops(config, end, end, end)
+    mine = our_flops(config, groups, spans[:, 0]) / count
+    whole = flops(config, end, end, end)
     print(f"suppression {shape}: {mine / 1e12:.2f} TFLOP a source, {whole / 1e12:.2f} in full")
     for name in ("vectorised", "published"):
         seconds, kl, sources = peer.suppression_seconds(model, trace, name, quick)

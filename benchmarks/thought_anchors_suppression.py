@@ -256,15 +256,20 @@ def flops(config: ModelConfig, tokens: int, seen: float, predicted: int) -> floa
     return 2.0 * (tokens * (body + attention) + predicted * head)
 
 
-def our_flops(config: ModelConfig, groups: list[Group], end: int) -> float:
-    """Of the whole matrix: prefix, baselines, suffixes, and the head for all of these."""
+def our_flops(config: ModelConfig, groups: list[Group], firsts: np.ndarray) -> float:
+    """Of the whole matrix: prefix, baselines, suffixes, and the head for all of these.
+
+    A source's own row meets the head from its first token (`firsts`) on, the baseline from that
+    of the first source of a call on.
+    """
     cached = max(group.start for group in groups)
     total = flops(config, cached, cached / 2, 0)
     for group in groups:
         rows, seen = 1 + len(group.sources), group.start + group.length / 2
-        compared = len(group.sources) + -(-len(group.sources) // SOURCES_AT_ONCE)
         total += rows * flops(config, group.length, seen, 0)
-        total += flops(config, 0, 0, compared * group.length)
+        stop, own = group.start + group.length, np.sort(firsts[list(group.sources)])
+        compared = np.sum(stop - own) + np.sum(stop - own[::SOURCES_AT_ONCE])
+        total += flops(config, 0, 0, int(compared))
     return total
 
 
@@ -392,7 +397,7 @@ def cases(quick: bool = False, patience: float = 0.0, rounds: int = 3) -> list[d
             f"{own[-1].others:.0%})" for name, own in costs.items()), flush=True)
     peak = {side: max(rate[side] for rate in rates) for side in ("XLA", "torch")}
     middle = lambda side, field: statistics.median(getattr(one, field) for one in costs[side])
-    ours = our_flops(config, groups, end) / count
+    ours = our_flops(config, groups, trace.spans[:, 0]) / count
     theirs = flops(config, end, end, end)
     held = our_bytes(network, trace, groups)
     predicted = theirs / ours * peak["XLA"] / peak["torch"]
