@@ -150,6 +150,40 @@ def test_auxiliary_target_carries_no_gradient(fresh_key, number):
     assert touched[:number].any() and not touched[number:].any()
 
 
+@pytest.mark.parametrize("number", [2, 5, 14])
+def test_auxiliary_gradients_are_those_of_the_formula(fresh_key, number):
+    """Whether dead latents are gathered, gathered and ranked, or ranked among all."""
+    from flax import nnx
+
+    dead = jnp.arange(F) % 24 < number
+    d = moved(sae(D, F, fresh_key(), k=K), fresh_key())
+    x, error = jax.random.normal(fresh_key(), (2, B, D))
+    graph, params, counts = split(d)
+
+    def ours(params):
+        d = nnx.merge(graph, params, counts)
+        whole = lambda: d.activate(d.linear(d.read(x[:, None])))
+        return auxiliary_loss(d, d.read(x[:, None]), whole, error[:, None], dead, Recipe())
+
+    def formula(params):
+        d = nnx.merge(graph, params, counts)
+        code = d.activate(d.linear(d.read(x[:, None])))
+        ranked = jnp.where(dead[None], code * d.scale()[None], 0.0)
+        edge = jnp.sort(ranked, axis=1)[:, F - min(D // 2, number)]
+        kept = jnp.where((ranked >= edge[:, None]) & (ranked > 0), code, 0.0)
+        left = jnp.sum(jnp.square(error - kept @ d.array("decoder")), axis=1)
+        spread = jnp.sum(jnp.square(error - error.mean(0, keepdims=True)), axis=1)
+        return jnp.mean(left) / jnp.mean(spread)
+
+    (a, ours), (b, theirs) = (
+        jax.jit(jax.value_and_grad(f))(params) for f in (ours, formula)
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert np.any(theirs["encoder"].get_value()) and np.any(theirs["decoder"].get_value())
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_matryoshka_is_the_mean_over_prefixes(fresh_key):
     d = moved(sae(D, F, fresh_key(), k=K, prefixes=(4, 10, F)), fresh_key())
     x = jax.random.normal(fresh_key(), (B, D))
