@@ -181,6 +181,12 @@ class Dictionary(nnx.Module):
         code = jax.nn.relu(pre)
         return code * self.array("gain")[None] if self.config.gain else code
 
+    def activate_at(self, linear: jax.Array, latents: jax.Array) -> jax.Array:
+        """`activate` of a dictionary with a plain relu, for single entries: linear [N] of `latents`
+        [N] -> [N]."""
+        code = jax.nn.relu(linear + jnp.take(self.array("encoder_bias"), latents))
+        return code * jnp.take(self.array("gain"), latents) if self.config.gain else code
+
     def magnitudes(self, linear: jax.Array) -> jax.Array:
         """Pre-activation of a gated dictionary's magnitude path [B, F]."""
         factor = self.array("magnitude")

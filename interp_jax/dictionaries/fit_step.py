@@ -99,9 +99,9 @@ class Operands(NamedTuple):
 class StepFunction:
     """One step of a run: every dictionary sees the same rows; metrics are float32 [S].
 
-    One dictionary is trained as it is, several under `vmap`. There both ways of a choice are
-    computed: the auxiliary loss costs its work also while no latent is dead. On the sparse path
-    they take their steps in turn: it is made of choices and loops.
+    One dictionary is trained as it is, several under `vmap`: there the auxiliary loss costs its
+    work for all while any of them has dead latents. On the sparse path they take their steps in
+    turn: it is made of choices and loops.
 
     Attributes:
         structure: what the compiled program depends on.

@@ -7,21 +7,36 @@ paper's code: validation there moves the dead-latent counters).
 
 from __future__ import annotations
 
-from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.activations import safe_norm, step
+from interp_jax.dictionaries.auxiliary import auxiliary_loss
 from interp_jax.dictionaries.counts import Seen, annealed_k
 from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.recipe import Recipe
-from interp_jax.dictionaries.selection import pairs_of_batch, top_of_rows
+from interp_jax.dictionaries.selection import pairs_of_batch
 from interp_jax.dictionaries.sparse import decode_at, encode_at
-from interp_jax.dictionaries.sparse_rows import Lists, lists_of_rows
+from interp_jax.dictionaries.sparse_rows import Lists, both_ways, lists_of_rows
 from interp_jax.runtime.errors import UserError
 
 Metrics = dict[str, jax.Array]
+
+
+class Left(NamedTuple):
+    """What the auxiliary loss is about; none of it carries a gradient.
+
+    Attributes:
+        rows: float32 [B, M, D], normalised.
+        error: float32 [B, O, D], what the reconstruction leaves.
+        dead: bool [F].
+    """
+
+    rows: jax.Array
+    error: jax.Array
+    dead: jax.Array
 
 
 def loss(
@@ -54,6 +69,35 @@ def loss(
     Raises:
         UserError: no target for a transcoder, or a sparse path where there is none.
     """
+    total, (metrics, seen, left) = main_loss(dictionary, x, step_number, recipe, target)
+    if left is not None:
+        auxiliary = auxiliary_loss(dictionary, *left, recipe)
+        total, metrics = total + recipe.auxiliary * auxiliary, with_auxiliary(
+            metrics, auxiliary, recipe
+        )
+    return total, (metrics, seen)
+
+
+def with_auxiliary(metrics: Metrics, auxiliary: jax.Array, recipe: Recipe) -> Metrics:
+    """The metrics of `main_loss`, with the auxiliary loss in them."""
+    auxiliary = jax.lax.stop_gradient(auxiliary)
+    return metrics | {
+        "loss": metrics["loss"] + recipe.auxiliary * auxiliary, "auxiliary": auxiliary
+    }
+
+
+def main_loss(
+    dictionary: Dictionary,
+    x: jax.Array,
+    step_number: jax.Array,
+    recipe: Recipe,
+    target: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[Metrics, Seen, Left | None]]:
+    """`loss` without the auxiliary loss of `topk` and `batch_topk`.
+
+    What that one needs is returned beside what was seen; None for other activations. Arguments
+    and errors are those of `loss`.
+    """
     c = dictionary.config
     if target is None and (c.inputs, c.width) != (c.outs, c.out_width):
         raise UserError(
@@ -72,13 +116,11 @@ def loss(
     nested = [base + part for part in parts]
     errors = [goal - out for out in nested]
     reconstruction = sum(_reconstruction(e, recipe) for e in errors) / len(errors)
-    sparsity = auxiliary = jnp.zeros((), jnp.float32)
+    total, left, sparsity = reconstruction, None, jnp.zeros((), jnp.float32)
+    auxiliary = sparsity
     dead = dictionary.array("silent_tokens") >= recipe.dead_after
     if c.activation in ("topk", "batch_topk"):
-        auxiliary = auxiliary_loss(
-            dictionary, extra["read"], extra["again"], errors[-1], dead, recipe
-        )
-        total = reconstruction + recipe.auxiliary * auxiliary
+        left = jax.lax.stop_gradient(Left(rows, errors[-1], dead))
     else:
         sparsity = _sparsity(dictionary, code, extra["linear"], recipe)
         total = reconstruction + recipe.sparsity * sparsity
@@ -94,7 +136,7 @@ def loss(
         "dead": jnp.mean(dead.astype(jnp.float32)),
         "k": k.astype(jnp.float32),
     }
-    return total, (jax.tree.map(jax.lax.stop_gradient, metrics), seen)
+    return total, (jax.tree.map(jax.lax.stop_gradient, metrics), seen, left)
 
 
 def _reconstruction(error: jax.Array, recipe: Recipe) -> jax.Array:
@@ -131,8 +173,6 @@ def _dense(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recipe
     seen = Seen(fired, jax.lax.stop_gradient(smallest), jnp.asarray(rows.shape[0], jnp.int32))
     extra = {
         "linear": linear,
-        "read": read,
-        "again": lambda: whole,
         "l0": jnp.mean(jnp.sum((code > 0).astype(jnp.float32), axis=-1)),
     }
     return code, seen, parts, extra
@@ -149,8 +189,8 @@ def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recip
         )
     read = dictionary.read(rows)
     frozen = jax.lax.stop_gradient
-    whole = frozen(dictionary.activate(dictionary.linear(frozen(read))))
-    scaled = whole * frozen(dictionary.scale())[None]
+    linear, scale = frozen(dictionary.linear(frozen(read))), frozen(dictionary.scale())
+    scaled = frozen(dictionary.activate(linear)) * scale[None]
     most = min(recipe.most_k or c.latents, c.latents)
     k = jnp.minimum(k, most)
     batch, count = rows.shape[0], k * rows.shape[0]
@@ -160,89 +200,30 @@ def _sparse(dictionary: Dictionary, rows: jax.Array, k: jax.Array, recipe: Recip
         lists = lists_of_rows(latents, jnp.sum(keep, axis=1, dtype=jnp.int32))
         there = keep.reshape(-1)
         row = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), most)
-        places = row * c.latents + lists.latents
+        places = row * c.latents + lists.index
     else:
         places, there, counts = pairs_of_batch(scaled, count, most * batch)
         lists = Lists(places % c.latents, jnp.cumsum(counts) - counts, counts)
-    of_pairs = lambda array: jnp.take(array.reshape(-1), places, mode="clip")
-    values = jnp.where(there, of_pairs(whole), 0.0)
+    # The code itself is made at the pairs: whole, it would be one more array of size [B, F].
+    values = jnp.take(linear.reshape(-1), places, mode="clip")
+    values = jnp.where(there, frozen(dictionary.activate_at(values, lists.index)), 0.0)
     encoder, bias = dictionary.array("encoder"), dictionary.array("encoder_bias")
-    values = encode_at(read, encoder, bias, values, lists)
+    pairs = both_ways(lists, c.latents)
+    values = encode_at(read, encoder, bias, values, pairs)
     parts, below, total = [], 0, jnp.zeros((), jnp.float32)
     for size in c.prefixes or (c.latents,):
-        inside = (lists.latents >= below) & (lists.latents < size)
+        inside = (lists.index >= below) & (lists.index < size)
         piece = jnp.where(inside, values, 0.0) if c.prefixes else values
-        out = decode_at(piece, lists, dictionary.array("decoder"))
+        out = decode_at(piece, pairs, dictionary.array("decoder"))
         total = total + out.reshape(-1, c.outs, c.out_width)
         parts.append(total)
         below = size
     positive = there & (values > 0)
-    fired = jnp.zeros(c.latents, bool).at[lists.latents].max(positive)
-    kept_scaled = jnp.where(positive, of_pairs(scaled), jnp.inf)
+    fired = jnp.zeros(c.latents, bool).at[lists.index].max(positive)
+    kept_scaled = jnp.where(positive, values * jnp.take(scale, lists.index), jnp.inf)
     smallest = jnp.min(kept_scaled) if c.activation == "batch_topk" else jnp.float32(jnp.inf)
     seen = Seen(fired, smallest, jnp.asarray(batch, jnp.int32))
-    extra = {
-        # The auxiliary loss needs a gradient at other latents: encoded again, and only if
-        # many latents are dead.
-        "read": read,
-        "again": lambda: dictionary.activate(dictionary.linear(read)),
-        "l0": jnp.sum(positive.astype(jnp.float32)) / batch,
-    }
-    return values, seen, parts, extra
-
-
-def auxiliary_loss(dictionary, seen, whole, error: jax.Array, dead: jax.Array, recipe: Recipe):
-    """How well dead latents explain what is left over (section 3.2), float32 [].
-
-    Per row the k_aux = min(width // 2, number of dead) largest scaled activations among dead
-    latents; their reconstruction, without bias, against the residual, which carries no gradient.
-    The squared error divided by the residual's variance over the batch; 0 where that is not a
-    number, and 0 when nothing is dead.
-
-    Few dead latents are gathered, encoded and decoded alone; many are ranked in the whole code.
-
-    Args:
-        dictionary: gives encoder, decoder and scale.
-        seen: [B, E*D], what the encoder reads.
-        whole: a function that gives the code [B, F] before selection.
-        error: float32 [B, O, D].
-        dead: bool [F].
-        recipe: gives `auxiliary_k`.
-    """
-    error = jax.lax.stop_gradient(error)
-    latents = dictionary.config.latents
-    most = min(recipe.auxiliary_k or max(dictionary.config.out_width // 2, 1), latents)
-    number = jnp.sum(dead, dtype=jnp.int32)
-
-    def explain(part: Dictionary, code: jax.Array):
-        """By the dead latents of `part`, whose code [B, P] is 0 at every other."""
-        if part.config.latents > most:
-            scale = part.scale()
-            ranked = code * (scale.sum(0) if scale.ndim == 2 else scale)[None]
-            code = jnp.where(top_of_rows(ranked, jnp.minimum(number, most)), code, 0.0)
-        out = part.product(code, part.array("decoder"), "bf,fd->bd")
-        left = error - out.reshape(error.shape)
-        spread = jnp.mean(_square(error - jnp.mean(error, axis=0, keepdims=True)))
-        ratio = jnp.mean(_square(left)) / jnp.where(spread > 0, spread, 1.0)
-        return jnp.where((spread > 0) & jnp.isfinite(ratio), ratio, 0.0)
-
-    def gathered(room: int):
-        at = jnp.nonzero(dead, size=room, fill_value=0)[0]
-        part = dictionary.narrowed(at)
-        code = part.activate(part.linear(seen))
-        return explain(part, jnp.where((jnp.arange(room) < number)[None], code, 0.0))
-
-    rooms = [room for room in (most, 4 * most) if room < latents]
-    ways = [lambda: jnp.zeros((), jnp.float32), *(partial(gathered, room) for room in rooms)]
-    ways.append(lambda: explain(dictionary, jnp.where(dead[None], whole(), 0.0)))
-    which = sum(((number > room).astype(jnp.int32) for room in rooms), jnp.minimum(number, 1))
-    # Computed again in the backward pass: else every branch writes residuals of size [B, F].
-    return jax.lax.switch(which, [jax.checkpoint(way) for way in ways])
-
-
-def _square(error: jax.Array) -> jax.Array:
-    """[B, O, D] -> [B], both axes flattened."""
-    return jnp.sum(jnp.square(error), axis=(1, 2))
+    return values, seen, parts, {"l0": jnp.sum(positive.astype(jnp.float32)) / batch}
 
 
 def _sparsity(dictionary: Dictionary, code, linear, recipe: Recipe) -> jax.Array:

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.sparse_rows import (
-    Lists,
-    add_rows,
+    Pairs,
     lists_of_rows,
     row_products,
     weighted_rows,
@@ -20,28 +19,30 @@ from interp_jax.dictionaries.sparse_rows import (
 
 
 @jax.custom_vjp
-def decode_at(values: jax.Array, lists: Lists, decoder: jax.Array) -> jax.Array:
+def decode_at(values: jax.Array, pairs: Pairs, decoder: jax.Array) -> jax.Array:
     """Reconstruction without bias from kept latents.
 
     Args:
-        values: float32 [N]; an entry of 0 is padding, and has no gradient.
-        lists: of B rows.
+        values: float32 [N], by row; an entry of 0 is padding, and has no gradient.
+        pairs: of B rows and F latents.
         decoder: [F, O*D].
 
     Returns:
         float32 [B, O*D].
     """
-    return weighted_rows(values, lists, decoder)
+    return weighted_rows(values, pairs.by_row, decoder)
 
 
-def _decode_forward(values, lists, decoder):
-    return decode_at(values, lists, decoder), (values, lists, decoder)
+def _decode_forward(values, pairs, decoder):
+    return decode_at(values, pairs, decoder), (values, pairs, decoder)
 
 
 def _decode_backward(saved, gradient):
-    values, lists, decoder = saved
-    to_decoder = add_rows(values, lists, gradient, jnp.zeros(decoder.shape, jnp.float32))
-    to_values = row_products(values, lists, decoder[None], gradient[:, None])[:, 0, 0]
+    values, pairs, decoder = saved
+    values = jnp.take(values, pairs.order, mode="clip")
+    to_decoder = weighted_rows(values, pairs.by_latent, gradient)
+    found = row_products(values, pairs.by_latent, gradient[None], decoder[:, None])[:, 0, 0]
+    to_values = jnp.zeros_like(found).at[pairs.order].set(found, mode="drop")
     return to_values, None, to_decoder.astype(decoder.dtype)
 
 
@@ -50,7 +51,7 @@ decode_at.defvjp(_decode_forward, _decode_backward)
 
 @jax.custom_vjp
 def encode_at(
-    x: jax.Array, encoder: jax.Array, bias: jax.Array, values: jax.Array, lists: Lists
+    x: jax.Array, encoder: jax.Array, bias: jax.Array, values: jax.Array, pairs: Pairs
 ) -> jax.Array:
     """`values`, told to be relu(x . encoder row + bias) of the kept latents.
 
@@ -61,22 +62,24 @@ def encode_at(
         x: float32 [B, E*D], what the encoder reads.
         encoder: [F, E*D].
         bias: [F].
-        values: float32 [N], 0 where padding.
-        lists: of B rows.
+        values: float32 [N], by row, 0 where padding.
+        pairs: of B rows and F latents.
     """
     return values
 
 
-def _encode_forward(x, encoder, bias, values, lists):
-    return values, (x, encoder, bias, values, lists)
+def _encode_forward(x, encoder, bias, values, pairs):
+    return values, (x, encoder, bias, values, pairs)
 
 
 def _encode_backward(saved, gradient):
-    x, encoder, bias, values, lists = saved
+    x, encoder, bias, values, pairs = saved
     gradient = jnp.where(values > 0, gradient, 0.0)
-    to_x = weighted_rows(gradient, lists, encoder)
-    to_encoder = add_rows(gradient, lists, x, jnp.zeros(encoder.shape, jnp.float32))
-    to_bias = jnp.zeros(bias.shape, jnp.float32).at[lists.latents].add(gradient)
+    to_x = weighted_rows(gradient, pairs.by_row, encoder)
+    to_encoder = weighted_rows(
+        jnp.take(gradient, pairs.order, mode="clip"), pairs.by_latent, x
+    )
+    to_bias = jnp.zeros(bias.shape, jnp.float32).at[pairs.by_row.index].add(gradient)
     return (
         to_x.astype(x.dtype), to_encoder.astype(encoder.dtype), to_bias.astype(bias.dtype), None,
         None,

@@ -5,6 +5,8 @@ each row where it lies, several in one step, is bound by reading them once, and 
 padding. Under `vmap` the loops run one after another: a batched loop would copy its tables.
 
 Pairs lie in lists [N], those of row b from `starts[b]` on, `counts[b]` of them; rows come in order.
+For gradients of a table the same pairs are listed by latent (`by_latent`): each of its rows is
+then written once, from rows of the batch, which are few enough to stay in the cache.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ class Lists(NamedTuple):
     """Which pairs there are.
 
     Attributes:
-        latents: int32 [N].
+        index: int32 [N], the row of a table that a pair reads: its latent, or listed by latent
+            its row of the batch.
         starts: int32 [B], ascending.
         counts: int32 [B].
     """
 
-    latents: jax.Array
+    index: jax.Array
     starts: jax.Array
     counts: jax.Array
 
@@ -37,6 +40,47 @@ def lists_of_rows(latents: jax.Array, counts: jax.Array) -> Lists:
     """Of latents [B, C], of which the first `counts` of each row count."""
     rows, capacity = latents.shape
     return Lists(latents.reshape(-1), capacity * jnp.arange(rows, dtype=jnp.int32), counts)
+
+
+class Pairs(NamedTuple):
+    """The same pairs twice.
+
+    Attributes:
+        by_row: [B] lists of latents.
+        by_latent: [F] lists of rows, ascending.
+        order: int32 [N]; place by latent -> place by row; N where padding, which comes last.
+    """
+
+    by_row: Lists
+    by_latent: Lists
+    order: jax.Array
+
+
+def both_ways(lists: Lists, latents: int) -> Pairs:
+    """Lists by row, and of the same pairs by latent.
+
+    Args:
+        lists: by row.
+        latents: F.
+    """
+    size = lists.index.shape[0]
+    place = jnp.arange(size, dtype=jnp.int32)
+    begun = jnp.zeros(size, jnp.int32).at[lists.starts].add(1, mode="drop")
+    row = jnp.cumsum(begun) - 1
+    there = place < jnp.take(lists.starts + lists.counts, row)
+    bits = (size - 1).bit_length()
+    if latents << bits <= 2**32:
+        # One number sorts four times as fast as a number and what comes with it.
+        key = (lists.index.astype(jnp.uint32) << bits) | place.astype(jnp.uint32)
+        key = jax.lax.sort(jnp.where(there, key, jnp.uint32(2**32 - 1)), is_stable=False)
+        order = (key & jnp.uint32(2**bits - 1)).astype(jnp.int32)
+    else:
+        key = jnp.where(there, lists.index, latents)
+        _, order = jax.lax.sort((key, place), num_keys=1, is_stable=True)
+    order = jnp.where(place < jnp.sum(lists.counts), order, size)
+    counts = jnp.zeros(latents, jnp.int32).at[lists.index].add(there.astype(jnp.int32))
+    back = Lists(jnp.take(row, order, mode="clip"), jnp.cumsum(counts) - counts, counts)
+    return Pairs(lists, back, order)
 
 
 def sequential(function):
@@ -68,56 +112,34 @@ def _row(table: jax.Array, index: jax.Array) -> jax.Array:
 
 @sequential
 def weighted_rows(values: jax.Array, lists: Lists, table: jax.Array) -> jax.Array:
-    """[N], [F, D] -> float32 [B, D], the sum over a row's pairs of value times latent's row."""
-    values, latents = _padded(values), _padded(lists.latents)
+    """[N], [F, D] -> float32 [B, D], the sum over a list's pairs of value times the table's row."""
+    values, index = _padded(values), _padded(lists.index)
+    width = table.shape[1]
 
-    def one(of):
-        start, count = of
+    def one(out, of):
+        start, count, place = of
 
         def add(step, total):
             few = partial(_few, start=start, step=step, count=count)
-            for value, latent in zip(few(values), few(latents), strict=True):
-                total = total + value * _row(table, latent)[0]
+            for value, at in zip(few(values), few(index), strict=True):
+                total = total + value * _row(table, at)[0]
             return total
 
-        return jax.lax.fori_loop(0, _steps(count), add, jnp.zeros(table.shape[1], jnp.float32))
+        total = jax.lax.fori_loop(0, _steps(count), add, jnp.zeros(width, jnp.float32))
+        return jax.lax.dynamic_update_slice(out, total[None], (place, 0)), None
 
-    return jax.lax.map(one, (lists.starts, lists.counts))
-
-
-@sequential
-def add_rows(values: jax.Array, lists: Lists, x: jax.Array, table: jax.Array) -> jax.Array:
-    """float32 [F, D]: `table` with value times x added to the latent's row, over all pairs.
-
-    Args:
-        values: [N].
-        lists: of B rows.
-        x: [B, D].
-        table: float32 [F, D].
-    """
-    values, latents = _padded(values), _padded(lists.latents)
-
-    def one(table, of):
-        start, count, row = of
-        row = row.astype(jnp.float32)[None]
-
-        def add(step, table):
-            few = partial(_few, start=start, step=step, count=count)
-            for value, latent in zip(few(values), few(latents), strict=True):
-                sum_ = _row(table, latent) + value * row
-                table = jax.lax.dynamic_update_slice(table, sum_, (latent, 0))
-            return table
-
-        return jax.lax.fori_loop(0, _steps(count), add, table), None
-
-    return jax.lax.scan(one, table, (lists.starts, lists.counts, x))[0]
+    rows = lists.starts.shape[0]
+    # Every row is written. Zeros to begin with would be one constant, copied for each loop.
+    begun = jnp.broadcast_to(values[0].astype(jnp.float32), (rows, width))
+    places = jnp.arange(rows, dtype=jnp.int32)
+    return jax.lax.scan(one, begun, (lists.starts, lists.counts, places))[0]
 
 
 @sequential
 def row_products(
     values: jax.Array, lists: Lists, tables: jax.Array, targets: jax.Array
 ) -> jax.Array:
-    """Inner products of latents' rows with the targets of a row, where a pair's value is not 0.
+    """Inner products of tables' rows with the targets of a list, where a pair's value is not 0.
 
     Args:
         values: [N].
@@ -129,15 +151,17 @@ def row_products(
         float32 [N, W, Y]; 0 where the value is 0.
     """
     ways, width = tables.shape[0], tables.shape[2]
-    latents = _padded(lists.latents)
+    index = _padded(lists.index)
+    # Flat outside the loop: with an axis of one a compiler may choose another layout, and copy.
+    targets, shape = targets.reshape(targets.shape[0], -1), targets.shape[1:]
     take = partial(jax.lax.dynamic_slice, tables, slice_sizes=(ways, 1, width))
 
     def one(products, of):
         start, count, target = of
-        target = target.astype(jnp.float32)
+        target = target.reshape(shape).astype(jnp.float32)
 
         def multiply(step, products):
-            rows = [take((0, latent, 0))[:, 0] for latent in _few(latents, start, step, count)]
+            rows = [take((0, at, 0))[:, 0] for at in _few(index, start, step, count)]
             rows = jnp.concatenate(rows).astype(jnp.float32)
             found = jnp.dot(rows, target.T, precision=jax.lax.Precision.HIGHEST)
             found = found.reshape(_AT_ONCE, *products.shape[1:])
@@ -147,6 +171,6 @@ def row_products(
 
         return jax.lax.fori_loop(0, _steps(count), multiply, products), None
 
-    empty = jnp.zeros((latents.shape[0], ways, targets.shape[1]), jnp.float32)
+    empty = jnp.zeros((index.shape[0], ways, shape[0]), jnp.float32)
     found = jax.lax.scan(one, empty, (lists.starts, lists.counts, targets))[0]
     return jnp.where((values != 0)[:, None, None], found[: values.shape[0]], 0.0)

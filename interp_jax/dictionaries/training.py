@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from interp_jax.dictionaries.auxiliary import add_auxiliary
 from interp_jax.dictionaries.counts import apply_counts
 from interp_jax.dictionaries.dictionary import Dictionary
-from interp_jax.dictionaries.losses import Metrics, loss
+from interp_jax.dictionaries.losses import Metrics, main_loss, with_auxiliary
 from interp_jax.dictionaries.recipe import Recipe
 from interp_jax.dictionaries.unit_norm import project_gradient, project_params
 
@@ -88,9 +89,13 @@ def train_step(
     """
 
     def of(params):
-        return loss(nnx.merge(state.graph, params, state.counts), x, state.step, recipe, target)
+        dictionary = nnx.merge(state.graph, params, state.counts)
+        return main_loss(dictionary, x, state.step, recipe, target)
 
-    (_, (metrics, seen)), gradient = jax.value_and_grad(of, has_aux=True)(state.params)
+    (_, (metrics, seen, left)), gradient = jax.value_and_grad(of, has_aux=True)(state.params)
+    if left is not None:
+        auxiliary, gradient = add_auxiliary(gradient, state.dictionary(), *left, recipe)
+        metrics = with_auxiliary(metrics, auxiliary, recipe)
     if recipe.unit_norm:
         gradient = project_gradient(gradient, state.params)
     # optax counts in integers beside floats.
@@ -140,4 +145,16 @@ def paper_optimiser(
 ) -> optax.GradientTransformation:
     """Adam(0.9, 0.999, 1e-8) under a clip of the global gradient norm (None: none, as for L1)."""
     adam = optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
-    return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
+    return adam if clip is None else optax.chain(clip_by_global_norm(clip), adam)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """As optax's of that name, by one factor: its division is not fused into Adam, so that on a
+    CPU each step would write a clipped copy of the whole gradient."""
+
+    def update(gradient, state, params=None):
+        del params
+        factor = jnp.minimum(1.0, limit / _global_norm(gradient))
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), gradient), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -227,12 +227,16 @@ def _fused(q, groups, batch, scoring, suppressions):
             for s in suppressions
         )
         start += size
-        parts.append(_fused_group(q, group, lower, upper, scoring, own))
+        # A batch's columns are in the order of its positions (`Batch`). Behind a narrow window
+        # most keys that stand before a query are not seen either.
+        narrow = scoring.window is not None and 2 * scoring.window < q.shape[1]
+        own_columns = group.tokens is batch and not narrow
+        parts.append(_fused_group(q, group, lower, upper, scoring, own, own_columns))
     seeing = sum(jnp.isfinite(lse).astype(jnp.int32) for _, lse in parts) > 0
     return (parts[0][0] if len(parts) == 1 else merge(parts)), seeing
 
 
-def _fused_group(q, group, lower, upper, scoring, suppressions):
+def _fused_group(q, group, lower, upper, scoring, suppressions, own_columns):
     rows, (k, v) = q.shape[0], group.by_token()
     positions = position_or_nowhere(group.tokens)
     options = {"scale": scoring.scale, "softcap": scoring.softcap}
@@ -242,7 +246,9 @@ def _fused_group(q, group, lower, upper, scoring, suppressions):
             # What is suppressed differs by row, so this layer's keys are spread for a moment.
             k, v = (jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (k, v))
         bounds = {"lower": lower, "upper": upper, "key_positions": positions}
-        return fused_attention(q, k, v, **bounds, **options, suppress=suppressions)
+        return fused_attention(
+            q, k, v, **bounds, **options, suppress=suppressions, own_columns=own_columns
+        )
     # A shared prefix: all rows' queries as one row, each with its own last visible position.
     cut = jnp.sum(group.tokens.valid, axis=1, dtype=jnp.int32)[:, None]
     fold = lambda a: a.reshape(1, -1, *a.shape[2:])

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from interp_jax.dictionaries.auxiliary import add_auxiliary, auxiliary_loss
 from interp_jax.dictionaries.build import crosscoder, sae, transcoder
 from interp_jax.dictionaries.counts import Seen, annealed_k, apply_counts
 from interp_jax.dictionaries.dictionary import Dictionary
-from interp_jax.dictionaries.losses import auxiliary_loss, loss
+from interp_jax.dictionaries.losses import loss
 from interp_jax.dictionaries.recipe import Recipe
 from interp_jax.dictionaries.training import split
 from interp_jax.runtime.errors import UserError
@@ -116,17 +117,15 @@ def test_decoupled_codes_are_kept_and_thresholded_per_output(fresh_key):
 def test_auxiliary_edges(fresh_key):
     """Oracle 8: zero without dead latents; one when they explain nothing of a centred residual."""
     d = moved(sae(D, F, fresh_key(), k=K), fresh_key())
-    error = jax.random.normal(fresh_key(), (B, 1, D))
+    silent = Dictionary(d.config, d.arrays() | {"encoder_bias": jnp.full(F, -1e4)})
+    x, error = jax.random.normal(fresh_key(), (2, B, 1, D))
     error = error - error.mean(0, keepdims=True)
-    nothing, none_dead = jnp.zeros((B, F)), jnp.zeros(F, bool)
-    seen = jnp.zeros((B, D))
-    explain = jax.jit(
-        lambda d, code, e, dead: auxiliary_loss(d, seen, lambda: code, e, dead, Recipe())
-    )
-    assert float(explain(d, nothing + 1, error, none_dead)) == 0
-    np.testing.assert_allclose(explain(d, nothing, error, ~none_dead), 1, rtol=1e-6)
+    none_dead = jnp.zeros(F, bool)
+    explain = jax.jit(lambda d, e, dead: auxiliary_loss(d, x, e, dead, Recipe()))
+    assert float(explain(d, error, none_dead)) == 0
+    np.testing.assert_allclose(explain(silent, error, ~none_dead), 1, rtol=1e-6)
     # A residual without spread: 0 / 0 counts as 0.
-    assert float(explain(d, nothing, error * 0, ~none_dead)) == 0
+    assert float(explain(d, error * 0, ~none_dead)) == 0
 
 
 @pytest.mark.parametrize("number", [2, 5, 14])
@@ -140,9 +139,7 @@ def test_auxiliary_target_carries_no_gradient(fresh_key, number):
         from flax import nnx
 
         whole = nnx.merge(graph, params, counts)
-        return auxiliary_loss(
-            whole, x, lambda: whole.activate(whole.linear(x)), error, silent > 5, Recipe()
-        )
+        return auxiliary_loss(whole, x[:, None], error, silent > 5, Recipe())
 
     to_error, to_params = jax.jit(jax.grad(auxiliary, argnums=(0, 1)))(x[:, None], params)
     assert not np.any(to_error)
@@ -162,8 +159,7 @@ def test_auxiliary_gradients_are_those_of_the_formula(fresh_key, number):
 
     def ours(params):
         d = nnx.merge(graph, params, counts)
-        whole = lambda: d.activate(d.linear(d.read(x[:, None])))
-        return auxiliary_loss(d, d.read(x[:, None]), whole, error[:, None], dead, Recipe())
+        return auxiliary_loss(d, x[:, None], error[:, None], dead, Recipe())
 
     def formula(params):
         d = nnx.merge(graph, params, counts)
@@ -274,3 +270,28 @@ def test_annealed_k():
     assert [at(s, Recipe(k_start=50)) for s in (0, 5)] == [10, 10]  # no steps: k, not k_start
     falling = Recipe(k_start=50, k_steps=4)
     assert [at(s, falling) for s in (0, 1, 2, 4, 9)] == [50, 40, 30, 10, 10]
+
+
+@pytest.mark.parametrize("number", [0, 2, 5, 14])
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_auxiliary_gradient_is_added_in_place(fresh_key, number, centred):
+    """What a training step does gives what autodiff gives, on top of what was there."""
+    from flax import nnx
+
+    dead, recipe = jnp.arange(F) % 24 < number, Recipe(auxiliary=0.3)
+    d = moved(sae(D, F, fresh_key(), k=K, centred=centred), fresh_key())
+    x, error = jax.random.normal(fresh_key(), (2, B, 1, D))
+    graph, params, counts = split(d)
+
+    def of(params):
+        d = nnx.merge(graph, params, counts)
+        return 0.3 * auxiliary_loss(d, x, error, dead, recipe)
+
+    value, gradient = jax.jit(jax.value_and_grad(of))(params)
+    ones = jax.tree.map(jnp.ones_like, params)
+    own, after = jax.jit(add_auxiliary)(ones, d, x, error, dead, recipe)
+    np.testing.assert_allclose(0.3 * own, value, rtol=1e-6)
+    assert (number > 0) == bool(np.any(gradient["decoder"].get_value()))
+    expected = jax.tree.map(jnp.add, ones, gradient)
+    for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)

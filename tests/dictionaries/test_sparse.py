@@ -13,7 +13,7 @@ from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.losses import loss
 from interp_jax.dictionaries.recipe import Recipe, quickest
 from interp_jax.dictionaries.sparse import decode_at, decode_rows, held
-from interp_jax.dictionaries.sparse_rows import lists_of_rows
+from interp_jax.dictionaries.sparse_rows import both_ways, lists_of_rows
 from interp_jax.dictionaries.training import split
 from interp_jax.runtime.errors import UserError
 
@@ -92,11 +92,40 @@ def test_padding_has_no_gradient_and_adds_nothing(fresh_key):
     for rows in (1, 4):
         close(decode_rows(values, latents, table, rows), dense @ table)
     lists = lists_of_rows(latents, held(values))
-    of = lambda v, t: jnp.sum(weight * decode_at(v.reshape(-1), lists, t))
+    pairs = both_ways(lists, F)
+    of = lambda v, t: jnp.sum(weight * decode_at(v.reshape(-1), pairs, t))
     by_value, by_table = jax.jit(jax.grad(of, (0, 1)))(values, table)
     products = jnp.einsum("bd,bcd->bc", weight, table[latents])
     close(by_value, jnp.where(values != 0, products, 0.0))
     close(by_table, dense.T @ weight)
+
+
+@pytest.mark.parametrize("latents", [1, F, 2**26])
+def test_pairs_listed_by_latent_are_the_same_pairs(fresh_key, latents):
+    """Whether latent and place fit into one number of 32 bits, or, at 26 and 7, do not."""
+    rows, capacity = 8, 11
+    index = jax.random.randint(fresh_key(), (rows, capacity), 0, latents)
+    counts = jax.random.randint(fresh_key(), (rows,), 0, capacity + 1).at[3].set(0)
+    pairs = jax.jit(both_ways, static_argnums=1)(lists_of_rows(index, counts), latents)
+    by_row, by_latent, order = jax.device_get(pairs)
+    row_of = np.repeat(np.arange(rows), capacity)
+    total = int(counts.sum())
+    assert len(set(order[:total])) == total and (order[total:] == rows * capacity).all()
+    there = np.arange(capacity) < np.asarray(counts)[:, None]
+    expected = sorted(
+        (int(latent), place)
+        for place, (latent, here) in enumerate(zip(index.ravel(), there.ravel(), strict=True))
+        if here
+    )
+    used = np.flatnonzero(by_latent.counts)
+    listed = [
+        (int(latent), int(order[at]))
+        for latent in used
+        for at in by_latent.starts[latent] + np.arange(by_latent.counts[latent])
+    ]
+    assert listed == expected
+    for at, (_, place) in enumerate(listed):
+        assert by_latent.index[at] == row_of[place]
 
 
 def test_a_larger_k_than_there_is_room_for_is_cut(fresh_key):

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -16,7 +17,13 @@ from interp_jax.dictionaries.delta import class_counts, delta
 from interp_jax.dictionaries.losses import loss
 from interp_jax.dictionaries.metrics import evaluate, summary
 from interp_jax.dictionaries.recipe import Recipe
-from interp_jax.dictionaries.training import paper_optimiser, start, train_step, warmed_up
+from interp_jax.dictionaries.training import (
+    clip_by_global_norm,
+    paper_optimiser,
+    start,
+    train_step,
+    warmed_up,
+)
 from interp_jax.runtime.mesh import make_mesh, named_sharding
 
 pytestmark = pytest.mark.core
@@ -152,3 +159,16 @@ def test_learning_rate():
     rate = warmed_up(2.0, 10, decay_from=20, end=30)
     steps = jnp.array([0.0, 5.0, 10.0, 20.0, 25.0, 30.0])
     np.testing.assert_allclose(jax.vmap(rate)(steps), [0, 1, 2, 2, 1, 0])
+
+
+@pytest.mark.parametrize("limit", [0.1, 100.0])
+def test_the_gradient_is_clipped_as_optax_clips(fresh_key, limit):
+    a, b = jax.random.normal(fresh_key(), (3, 4)), jax.random.normal(fresh_key(), (5,))
+    gradient = {"a": a, "b": b}
+    for tree in (gradient, jax.tree.map(jnp.zeros_like, gradient)):
+        found, expected = (
+            of(limit).update(tree, of(limit).init(tree))[0]
+            for of in (clip_by_global_norm, optax.clip_by_global_norm)
+        )
+        for name in tree:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
