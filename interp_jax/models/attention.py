@@ -230,13 +230,15 @@ def _fused(q, groups, batch, scoring, suppressions):
         # A batch's columns are in the order of its positions (`Batch`). Behind a narrow window
         # most keys that stand before a query are not seen either.
         narrow = scoring.window is not None and 2 * scoring.window < q.shape[1]
-        own_columns = group.tokens is batch and not narrow
-        parts.append(_fused_group(q, group, lower, upper, scoring, own, own_columns))
+        extent = "own" if group.tokens is batch and not narrow else "blocks"
+        if group.shared and group.cached and not narrow:
+            extent = "all"  # a prefix, of which rows see most
+        parts.append(_fused_group(q, group, lower, upper, scoring, own, extent))
     seeing = sum(jnp.isfinite(lse).astype(jnp.int32) for _, lse in parts) > 0
     return (parts[0][0] if len(parts) == 1 else merge(parts)), seeing
 
 
-def _fused_group(q, group, lower, upper, scoring, suppressions, own_columns):
+def _fused_group(q, group, lower, upper, scoring, suppressions, extent):
     rows, (k, v) = q.shape[0], group.by_token()
     positions = position_or_nowhere(group.tokens)
     options = {"scale": scoring.scale, "softcap": scoring.softcap}
@@ -247,14 +249,14 @@ def _fused_group(q, group, lower, upper, scoring, suppressions, own_columns):
             k, v = (jnp.broadcast_to(a, (rows, *a.shape[1:])) for a in (k, v))
         bounds = {"lower": lower, "upper": upper, "key_positions": positions}
         return fused_attention(
-            q, k, v, **bounds, **options, suppress=suppressions, own_columns=own_columns
+            q, k, v, **bounds, **options, suppress=suppressions, extent=extent
         )
     # A shared prefix: all rows' queries as one row, each with its own last visible position.
     cut = jnp.sum(group.tokens.valid, axis=1, dtype=jnp.int32)[:, None]
     fold = lambda a: a.reshape(1, -1, *a.shape[2:])
     out, lse = fused_attention(
         fold(q), k, v, lower=fold(lower), upper=fold(jnp.minimum(upper, cut - 1)),
-        key_positions=jnp.arange(k.shape[1], dtype=jnp.int32)[None], **options,
+        key_positions=jnp.arange(k.shape[1], dtype=jnp.int32)[None], extent=extent, **options,
     )
     return out.reshape(*q.shape[:2], *out.shape[2:]), lse.reshape(q.shape[:3])
 

@@ -14,6 +14,7 @@ suppression per key nor a range of positions per query, so none of those is call
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ from interp_jax.models.fused_kernel_backward import kernel_backward
 from interp_jax.models.suppression import Suppression
 from interp_jax.runtime.errors import UserError
 
+Extent = Literal["blocks", "own", "all"]
+
 
 def fused_attention(
     q: jax.Array,
@@ -46,7 +49,7 @@ def fused_attention(
     scale: float,
     softcap: float | None = None,
     suppress: Sequence[Suppression] = (),
-    own_columns: bool = False,
+    extent: Extent = "blocks",
 ) -> tuple[jax.Array, jax.Array]:
     """Attend over the keys whose position lies in each query's range.
 
@@ -71,9 +74,10 @@ def fused_attention(
         scale: factor on the dot products, usually `hd ** -0.5`.
         softcap: bound of the scores before suppression (Gemma 2); None for no bound.
         suppress: suppressions, added up where several touch one score.
-        own_columns: the caller knows that keys are the queries' own tokens, in the same columns,
-            and that no query's range holds a key of a later column: then there is a quicker way
-            on a CPU (`fused_columns`), which does not look at those.
+        extent: what the caller knows of the ranges, by which a quicker way may be taken on a CPU
+            (`fused_columns`). `own`: keys are the queries' own tokens, in the same columns, and
+            no range holds a key of a later column; those are not looked at. `all`: most queries
+            see most keys. `blocks`: nothing.
 
     Returns:
         out [B, T, H, hd] and lse [B, T, H], float32 (float64 if q is float64). lse is the
@@ -88,17 +92,19 @@ def fused_attention(
     suppress = tuple(suppress)
     _check_shapes(q, k, v, lower, upper, key_positions, suppress)
     cap = None if softcap is None else float(softcap)
-    own_columns = own_columns and q.shape[1] == k.shape[1]
-    return _attend(
-        float(scale), cap, own_columns, q, k, v, lower, upper, key_positions, suppress
-    )
+    if extent == "own" and q.shape[1] != k.shape[1]:
+        raise UserError(
+            found=f"{q.shape[1]} queries with {k.shape[1]} keys", expected="a key for each query",
+            do="give extent='own' only where the keys are the queries' own tokens",
+        )
+    return _attend(float(scale), cap, extent, q, k, v, lower, upper, key_positions, suppress)
 
 
-def _forward(scale, softcap, own_columns, q, k, v, lower, upper, key_positions, suppress):
+def _forward(scale, softcap, extent, q, k, v, lower, upper, key_positions, suppress):
     """The pass itself; arguments as in `fused_attention`."""
-    if own_columns and columns_fit(q):
+    if extent != "blocks" and columns_fit(q, k):
         return column_attention(
-            scale, softcap, q, k, v, lower, upper, key_positions, suppress
+            scale, softcap, extent == "own", q, k, v, lower, upper, key_positions, suppress
         )
     if fits(q, k):
         return kernel_attention(
@@ -147,13 +153,13 @@ def _forward(scale, softcap, own_columns, q, k, v, lower, upper, key_positions, 
     return join(out, sizes.length), join(lse, sizes.length)
 
 
-def _forward_and_residuals(scale, softcap, own_columns, *operands):
-    out, lse = _forward(scale, softcap, own_columns, *operands)
+def _forward_and_residuals(scale, softcap, extent, *operands):
+    out, lse = _forward(scale, softcap, extent, *operands)
     return (out, lse), (*operands, out, lse)
 
 
-def _backward(scale, softcap, own_columns, residuals, cotangents):
-    del own_columns  # the blocks of the gradient are found as always
+def _backward(scale, softcap, extent, residuals, cotangents):
+    del extent  # the blocks of the gradient are found as always
     kernel = fits(residuals[0], residuals[1])
     return (kernel_backward if kernel else fused_backward)(scale, softcap, residuals, cotangents)
 

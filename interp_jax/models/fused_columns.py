@@ -1,11 +1,12 @@
-"""Fused attention of tokens to one another, where what a block may see is known when compiling.
+"""Fused attention where what a block of queries may see is known when compiling.
 
-Keys are the queries' own tokens, in the same columns and the order of their positions, so no
-query sees a later column. Queries are cut into a few parts, each with the keys up to its own end:
-one product makes the scores of a block, one softmax its weights. That takes two thirds of the
-time of the loop over blocks of keys in `fused` (measured on a CPU with 9 heads and 256 to 1,100
-tokens): its products are too small for several cores, and its softmax is corrected at each block.
-Only on a CPU, and while the scores of a block stay in its cache.
+Either keys are the queries' own tokens, in the same columns and the order of their positions, so
+that no query sees a later column; or most queries see most keys, as of a prefix. Queries are cut
+into a few parts, each with the keys up to its own end, or with all: one product makes the scores
+of a block, one softmax its weights. That takes two thirds of the time of the loop over blocks of
+keys in `fused` (measured on a CPU with 9 heads and 256 to 1,100 tokens): its products are too
+small for several cores, and its softmax is corrected at each block. Only on a CPU, and while the
+scores of a block stay in its cache.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ _PARTS = 8  # more save little, and each is compiled
 _BLOCKS = (64, 32)
 
 
-def columns_fit(q: jax.Array) -> bool:
-    """Whether this way is the quicker one for queries [B, T, H, hd] on the default backend."""
-    _, length, heads, _ = q.shape
-    fits = length <= _LONGEST and heads * _BLOCKS[-1] * length <= _SCORES
+def columns_fit(q: jax.Array, k: jax.Array) -> bool:
+    """Whether this is the quicker way for q [B, T, H, hd], k [B, S, K, hd] on this backend."""
+    (_, length, heads, _), context = q.shape, k.shape[1]
+    fits = context <= _LONGEST and heads * _BLOCKS[-1] * context <= _SCORES
     return jax.default_backend() == "cpu" and length > _BLOCKS[0] and fits
 
 
 def column_attention(
-    scale: float, softcap: float | None, q: jax.Array, k: jax.Array, v: jax.Array,
+    scale: float, softcap: float | None, own: bool, q: jax.Array, k: jax.Array, v: jax.Array,
     lower: jax.Array, upper: jax.Array, key_positions: jax.Array,
     suppress: tuple[Suppression, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    """`fused_attention` for T = S keys that stand in the columns of their queries."""
+    """`fused_attention`; with `own`, for keys that stand in the columns of their queries."""
     heads_of = tuple(one.heads for one in suppress)
     rows = (
         q, k, v, lower, upper, key_positions,
@@ -52,23 +53,23 @@ def column_attention(
 
     def one(row):
         q, k, v, lower, upper, positions, queries, log_keep = jax.tree.map(lambda a: a[None], row)
-        own = tuple(map(Suppression, queries, heads_of, log_keep))
-        out, lse = _row(scale, softcap, q, k, v, lower, upper, positions, own)
+        given = tuple(map(Suppression, queries, heads_of, log_keep))
+        out, lse = _row(scale, softcap, own, q, k, v, lower, upper, positions, given)
         return out[0], lse[0]
 
     # Row by row: the keys and scores of one row fit the cache, those of all do not.
     if q.shape[0] == 1:
-        return _row(scale, softcap, q, k, v, lower, upper, key_positions, suppress)
+        return _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress)
     return jax.lax.map(one, rows)
 
 
-def _row(scale, softcap, q, k, v, lower, upper, key_positions, suppress):
+def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
     """Of one row; the axis B is 1."""
     narrow, wide = dtypes(q, k)
-    _, length, heads, _ = q.shape
-    bq = next((b for b in _BLOCKS if heads * b * length <= _SCORES), _BLOCKS[-1])
+    (_, length, heads, _), context = q.shape, k.shape[1]
+    bq = next((b for b in _BLOCKS if heads * b * context <= _SCORES), _BLOCKS[-1])
     blocks = -(-length // bq)
-    per_part = -(-blocks // _PARTS)
+    per_part = -(-blocks // (_PARTS if own else 1))
     queries = QueryBlocks(
         split(lower, bq, fill=2**31 - 1), split(upper, bq, fill=-1),
         tuple(split(one.queries, bq, fill=False) for one in suppress),
@@ -80,7 +81,7 @@ def _row(scale, softcap, q, k, v, lower, upper, key_positions, suppress):
     parts = []
     for begin in range(0, blocks, per_part):
         end = min(begin + per_part, blocks)
-        seen = min(end * bq, length)
+        seen = min(end * bq, length) if own else context
         sizes = Sizes.of(q, k[:, :, :seen].swapaxes(1, 2))._replace(bq=bq, bk=seen)
         keys = KeyBlocks(
             k[:, :, :seen], v[:, :, :seen], key_positions[:, :seen],

@@ -31,6 +31,7 @@ from interp_jax.studies.thought_anchors.suppression_suffix import (
     compact,
     compare_group,
     edited_streams,
+    prefix_of,
     require_options,
     rows_per_call,
     shared_prefix,
@@ -156,8 +157,8 @@ def masking_graph(
             holes[row] = (0, 0) if source is None else spans[source]
         kept = [np.r_[0:start, stop:end] for start, stop in holes]
         batch = suffix_batch([(ids[k], roles[k]) for k in kept], group, end)
-        cut = np.full(rows, group.start, np.int32)
-        return edited_streams(network, batch, prefix, cut, None, holes[:, 1] - holes[:, 0])
+        cut, before = np.full(rows, group.start, np.int32), prefix_of(group, prefix)
+        return edited_streams(network, batch, before, cut, None, holes[:, 1] - holes[:, 0])
 
     def compare(group: Group, sources: list[int], streams, counts) -> None:
         holes = np.zeros((len(streams), 2), np.int32)

@@ -29,6 +29,7 @@ from interp_jax.studies.thought_anchors.suppression_suffix import (
     compact,
     compare_group,
     edited_streams,
+    prefix_of,
     require_options,
     rows_per_call,
     shared_prefix,
@@ -108,8 +109,8 @@ def suppression_effects(
         for row, source in enumerate(sources):
             hidden[row, 0] = (0, 0) if source is None else spans[source]
         batch = suffix_batch([(ids[:end], roles[:end])] * rows, group, len(ids))
-        cut = np.full(rows, group.start, np.int32)
-        return edited_streams(network, batch, prefix, cut, hidden, layers=layers, heads=heads)
+        cut, before = np.full(rows, group.start, np.int32), prefix_of(group, prefix)
+        return edited_streams(network, batch, before, cut, hidden, layers=layers, heads=heads)
 
     pending: list[tuple] = []
 

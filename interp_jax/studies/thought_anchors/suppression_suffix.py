@@ -137,6 +137,11 @@ def shared_prefix(network: Decoder, ids: np.ndarray, roles: np.ndarray, groups) 
     return made.prefix
 
 
+def prefix_of(group: Group, prefix: Prefix | None) -> Prefix | None:
+    """What stands before a group, cut out of `shared_prefix`: every row sees all of it."""
+    return prefix.sliced(group.start) if prefix is not None and group.start else None
+
+
 def suffix_batch(
     rows: Sequence[tuple[np.ndarray, np.ndarray]], group: Group, total: int
 ) -> Batch:
