@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.sparse_rows import (
-    Pairs,
+    BothWays,
     lists_of_rows,
     row_products,
     weighted_rows,
@@ -19,7 +19,7 @@ from interp_jax.dictionaries.sparse_rows import (
 
 
 @jax.custom_vjp
-def decode_at(values: jax.Array, pairs: Pairs, decoder: jax.Array) -> jax.Array:
+def decode_at(values: jax.Array, pairs: BothWays, decoder: jax.Array) -> jax.Array:
     """Reconstruction without bias from kept latents.
 
     Args:
@@ -51,7 +51,7 @@ decode_at.defvjp(_decode_forward, _decode_backward)
 
 @jax.custom_vjp
 def encode_at(
-    x: jax.Array, encoder: jax.Array, bias: jax.Array, values: jax.Array, pairs: Pairs
+    x: jax.Array, encoder: jax.Array, bias: jax.Array, values: jax.Array, pairs: BothWays
 ) -> jax.Array:
     """`values`, told to be relu(x . encoder row + bias) of the kept latents.
 

@@ -42,7 +42,7 @@ def lists_of_rows(latents: jax.Array, counts: jax.Array) -> Lists:
     return Lists(latents.reshape(-1), capacity * jnp.arange(rows, dtype=jnp.int32), counts)
 
 
-class Pairs(NamedTuple):
+class BothWays(NamedTuple):
     """The same pairs twice.
 
     Attributes:
@@ -56,7 +56,7 @@ class Pairs(NamedTuple):
     order: jax.Array
 
 
-def both_ways(lists: Lists, latents: int) -> Pairs:
+def both_ways(lists: Lists, latents: int) -> BothWays:
     """Lists by row, and of the same pairs by latent.
 
     Args:
@@ -80,7 +80,7 @@ def both_ways(lists: Lists, latents: int) -> Pairs:
     order = jnp.where(place < jnp.sum(lists.counts), order, size)
     counts = jnp.zeros(latents, jnp.int32).at[lists.index].add(there.astype(jnp.int32))
     back = Lists(jnp.take(row, order, mode="clip"), jnp.cumsum(counts) - counts, counts)
-    return Pairs(lists, back, order)
+    return BothWays(lists, back, order)
 
 
 def sequential(function):
