@@ -100,7 +100,7 @@ def _ours(q, k, v):
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (rows, length))
     return fused_attention(
         q, k, v, lower=jnp.zeros_like(positions), upper=positions, key_positions=positions,
-        scale=WIDTH**-0.5, extent="own",
+        scale=WIDTH**-0.5,
     )[0]  # fmt: skip
 
 
