@@ -72,9 +72,8 @@ def loss(
     total, (metrics, seen, left) = main_loss(dictionary, x, step_number, recipe, target)
     if left is not None:
         auxiliary = auxiliary_loss(dictionary, *left, recipe)
-        total, metrics = total + recipe.auxiliary * auxiliary, with_auxiliary(
-            metrics, auxiliary, recipe
-        )
+        total = total + recipe.auxiliary * auxiliary
+        metrics = with_auxiliary(metrics, auxiliary, recipe)
     return total, (metrics, seen)
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from interp_jax.models.fused_blocks import (
+    NOWHERE,
     KeyBlocks,
     QueryBlocks,
     Sizes,
@@ -71,7 +72,7 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
     blocks = -(-length // bq)
     per_part = -(-blocks // (_PARTS if own else 1))
     queries = QueryBlocks(
-        split(lower, bq, fill=2**31 - 1), split(upper, bq, fill=-1),
+        split(lower, bq, fill=NOWHERE), split(upper, bq, fill=-1),
         tuple(split(one.queries, bq, fill=False) for one in suppress),
         jnp.zeros((blocks, 0), jnp.int32), jnp.zeros(blocks, jnp.int32),
     )
