@@ -19,6 +19,11 @@ Examples:
     python scripts/diff_models.py --workdir=runs/diff --other_model=runs/tuned/model \\
         --dictionary=runs/crosscoder/dictionary --layer=15 --data=chats.jsonl
 
+  Llama 3, with a crosscoder that was trained with the same --replace_tokens.
+    python scripts/diff_models.py --workdir=runs/llama_diff --model=path/to/base \\
+        --other_model=path/to/chat --dictionary=runs/llama/dictionary --layer=16 \\
+        --data=chats.jsonl --replace_tokens=llama3
+
   With explanations by a model behind an OpenAI-compatible endpoint.
     python scripts/diff_models.py --workdir=runs/diff --other_model=runs/tuned/model \\
         --dictionary=runs/crosscoder/dictionary --layer=15 --data=chats.jsonl \\
@@ -49,6 +54,7 @@ def main() -> None:
         "crosscoder": config.dictionary or "trained for this smoke run", "dtype": config.dtype,
         "rows": config.batch_size, "row length": config.length, "tokens": config.tokens,
         "conversations": config.conversations,
+        "replaced in the base": ", ".join(config.replace_tokens) or "nothing",
     }  # fmt: skip
     print(banner("Model diffing", sizes=sizes, writes=config.workdir))
     result = run(config)

@@ -17,6 +17,11 @@ Examples:
         --model=path/to/base --other_model=path/to/chat --layers=13 --k=100 --lr=1e-4 \\
         --data=web.jsonl,chats.jsonl --ring=host --ring_rows=1000000
 
+  The same of Llama 3, whose base model does not know the tokens of the chat template.
+    python scripts/train_dictionary.py --workdir=runs/llama --kind=crosscoder \\
+        --model=path/to/base --other_model=path/to/chat --layers=16 --k=100 --lr=1e-4 \\
+        --data=web.jsonl,chats.jsonl --replace_tokens=llama3
+
   A transcoder of an MLP, with a linear map beside it.
     python scripts/train_dictionary.py --workdir=runs/transcoder --kind=transcoder --skip \\
         --site=mlp_in --layers=15 --data=texts.jsonl
@@ -78,6 +83,7 @@ def main() -> None:
         "latents": c.latents or f"{c.expansion} x width",
         "dictionaries": len(c.variants()),
         "steps": c.steps,
+        "replaced in the base": ", ".join(c.replace_tokens) or "nothing",
         "rows per step": c.batch_size,
         "ring": f"{c.ring_rows} rows, {c.ring}",
     }

@@ -10,6 +10,8 @@
 bfloat16 is stored as its bit patterns in int16. Where that code writes pickles (`tokens.pt`,
 `mean.pt`), we write safetensors of the same numbers and read no pickle: training needs none of
 them. Whether two models read the same tokens is checked, and two pickles of equal bytes are proof.
+Tokens are the text's own also for a base model that read others in their place; its `config.json`
+says which (`replace_tokens`, a field of ours).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from interp_jax.dictionaries.formats.files import read_json, read_tensors
+from interp_jax.dictionaries.replaced_tokens import Replacements
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.provenance import hash_file
 
@@ -94,6 +97,11 @@ class ActivationCache:
             if first < last:
                 parts.append(np.array(shard[first:last]))
         return np.concatenate(parts) if parts else np.zeros((0, self.width), self.dtype)
+
+    @property
+    def replace_tokens(self) -> Replacements:
+        """(old id, new id) pairs: where `tokens` has an old one, the model read the new one."""
+        return tuple((int(old), int(new)) for old, new in self.config.get("replace_tokens", ()))
 
     @functools.cached_property
     def tokens(self) -> np.ndarray | None:

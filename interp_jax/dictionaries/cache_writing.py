@@ -205,7 +205,8 @@ def write_cache(
 ) -> list[Path]:
     """Runs networks on a stream and stores what they hold, one folder for each network.
 
-    Called again after a kill it goes on at the end of the last shard.
+    Called again after a kill it goes on at the end of the last shard. Stored tokens are the
+    text's own; the `config.json` of a network that read others in their place says which.
 
     Args:
         source: standing at the start of the data, without targets.
@@ -228,8 +229,15 @@ def write_cache(
             expected="one for each, and no targets", do="store the targets as inputs of their own",
         )  # fmt: skip
     names, (_, width) = place_names(source), source.shapes["x"].shape
-    options = {"dtype": source.what.dtype, "shard_size": shard_size, "facts": facts}
-    writers = [CacheWriter(folder, names, width, **options) for folder in folders]
+    options = {"dtype": source.what.dtype, "shard_size": shard_size}
+    own: list[dict[str, Any]] = [dict(facts or {}) for _ in folders]
+    if source.what.replace_tokens:
+        pairs = [list(pair) for pair in source.what.replace_tokens]
+        own[source.what.replaced_network]["replace_tokens"] = pairs
+    writers = [
+        CacheWriter(folder, names, width, facts=of, **options)
+        for folder, of in zip(folders, own, strict=True)
+    ]
     behind = min(writers, key=lambda writer: writer.rows)
     done = behind.rows
     if done:

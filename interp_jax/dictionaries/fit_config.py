@@ -9,6 +9,8 @@ from typing import Any, Literal
 from interp_jax.dictionaries.config import Activation, CodeNorm, DictionaryConfig
 from interp_jax.dictionaries.harvest import Harvest
 from interp_jax.dictionaries.recipe import Recipe, quickest
+from interp_jax.dictionaries.replaced_tokens import HELP as REPLACED
+from interp_jax.dictionaries.replaced_tokens import Replacements, parse_replacements
 from interp_jax.dictionaries.variants import Variant, parse_variants
 from interp_jax.models import roles
 from interp_jax.models.sites import Site
@@ -122,9 +124,7 @@ class FitConfig:
     exclude_roles: tuple[str, ...] = _field(
         (), "Roles of tokens that are left out.", choices=tuple(roles.NAMES)
     )
-    replace_tokens: tuple[str, ...] = _field(
-        (), "OLD:NEW token ids, replaced in what the first of two models reads."
-    )
+    replace_tokens: tuple[str, ...] = _field((), REPLACED)
     epochs: int = _field(1, "How often the data is gone through, at most.", minimum=1)
     cache: tuple[str, ...] = _field(
         (),
@@ -263,7 +263,12 @@ class FitConfig:
         )
         need(small.decay < small.steps, f"decay over {small.decay} steps", "less than --steps")
         self.variants()
-        self.replacements()
+        need(
+            not self.replacements() or (self.other_model is not None and not self.cache),
+            f"--replace_tokens with {'--cache' if self.cache else 'one model'}",
+            "a base and a chat model that are run",
+            "store the activations with it" if self.cache else "give --other_model",
+        )  # fmt: skip
 
     @property
     def inputs_given(self) -> int:
@@ -290,18 +295,9 @@ class FitConfig:
                        seed=self.seed)  # fmt: skip
         return parse_variants(self.dictionaries, base, self.activation)
 
-    def replacements(self) -> tuple[tuple[int, int], ...]:
+    def replacements(self) -> Replacements:
         """`replace_tokens` as pairs of numbers."""
-        pairs = []
-        for text in self.replace_tokens:
-            old, _, new = text.partition(":")
-            if not (old.isdigit() and new.isdigit()):
-                raise UserError(
-                    found=f"--replace_tokens {text!r}", expected="OLD:NEW, two token ids",
-                    do="write for example 128006:1432",
-                )  # fmt: skip
-            pairs.append((int(old), int(new)))
-        return tuple(pairs)
+        return parse_replacements(self.replace_tokens)
 
     def harvest(self, n_layers: int, bos: int | None = None) -> Harvest:
         """What is read from networks of `n_layers` layers.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from interp_jax.dictionaries.replaced_tokens import Replacements, replaced
 from interp_jax.interventions.placing import check_site
 from interp_jax.interventions.reads import Read
 from interp_jax.models.batch import Batch
@@ -37,8 +38,10 @@ class Harvest:
         exclude_tokens: ids that are left out wherever they stand, such as the BOS token.
         exclude_roles: roles that are left out (`models.roles`).
         dtype: of the rows. Activations are computed as the network computes them.
-        replace_tokens: (old id, new id) pairs applied to what the first network reads, for a base
-            model that does not know the chat model's template tokens.
+        replace_tokens: (old id, new id) pairs applied to what one network reads, the base model,
+            which does not know the chat model's template tokens (`replaced_tokens`). What is placed
+            in that network sees the new ids too.
+        replaced_network: its place among the networks.
 
     Raises:
         UserError: no site, or one whose value is no vector for each token.
@@ -50,7 +53,8 @@ class Harvest:
     exclude_tokens: tuple[int, ...] = ()
     exclude_roles: tuple[int, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    replace_tokens: tuple[tuple[int, int], ...] = ()
+    replace_tokens: Replacements = ()
+    replaced_network: int = 0
 
     def __post_init__(self):
         for name in ("sites", "targets"):
@@ -112,10 +116,18 @@ def harvest(networks: Sequence[Decoder], batch: Batch, what: Harvest) -> Harvest
         what: what is read.
 
     Raises:
-        UserError: a layer that a network lacks, or widths that differ.
+        UserError: a layer that a network lacks, widths that differ, or replaced tokens for a
+            network that is not there.
     """
+    if what.replace_tokens and not 0 <= what.replaced_network < len(networks):
+        raise UserError(
+            found=f"replaced tokens for network {what.replaced_network} of {len(networks)}",
+            expected=f"a network from 0 to {len(networks) - 1}",
+            do="correct replaced_network, or give the networks that are compared",
+        )
+    other = replaced(batch, what.replace_tokens)
     reads = [
-        _read(network, _replaced(batch, what.replace_tokens) if place == 0 else batch, what)
+        _read(network, other if place == what.replaced_network else batch, what)
         for place, network in enumerate(networks)
     ]
     dtype = jnp.dtype(what.dtype)
@@ -195,10 +207,3 @@ def _stacked(parts: list[jax.Array]) -> jax.Array:
             do="read sites and networks of one width, or train one dictionary for each",
         )
     return jnp.stack(rows, axis=1)
-
-
-def _replaced(batch: Batch, pairs: tuple[tuple[int, int], ...]) -> Batch:
-    tokens = batch.tokens
-    for old, new in pairs:
-        tokens = jnp.where(batch.tokens == old, jnp.int32(new), tokens)
-    return dataclasses.replace(batch, tokens=tokens)

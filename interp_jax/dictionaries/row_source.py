@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from interp_jax.dictionaries.harvest import Harvest, harvest, keep_mask, row_shapes
+from interp_jax.dictionaries.replaced_tokens import require_replaceable
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder
 from interp_jax.models.token_rows import Stream, TokenRows
@@ -75,6 +76,9 @@ class HarvestSource:
         batch: B, rows of tokens at once.
         length: T, tokens of a row, as the stream makes them.
         mesh: the batch is cut along its `data` axis; None: the default device.
+
+    Raises:
+        UserError: as `harvest`, or replaced tokens that are no network's.
     """
 
     def __init__(
@@ -89,8 +93,9 @@ class HarvestSource:
         self.networks, self.stream, self.what = tuple(networks), stream, what
         self._shape, self._mesh = (batch, length), mesh
         self.size = batch * length
-        self.shapes = row_shapes(self.networks, what)
         self._vocabulary = min(network.config.vocab_size for network in self.networks)
+        require_replaceable(what.replace_tokens, self._vocabulary)
+        self.shapes = row_shapes(self.networks, what)
 
     def next(self) -> Chunk:
         """Runs the networks on the next rows of the stream.

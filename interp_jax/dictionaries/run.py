@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from interp_jax.dictionaries.fit_start import shape_of_state
 from interp_jax.dictionaries.fit_step import StepFunction, dictionary_step
 from interp_jax.dictionaries.formats.files import Loaded
 from interp_jax.dictionaries.formats.native import CONFIG, write_native
+from interp_jax.dictionaries.replaced_tokens import Replacements
 from interp_jax.dictionaries.row_source import HarvestSource, RowSource, harvest_rows
 from interp_jax.generation.language_model import LanguageModel, load
 from interp_jax.models.token_rows import Stream
@@ -74,8 +75,9 @@ def run(config: FitConfig, stream: StreamMaker | None = None) -> Trained:
     folders = []
     for variant, dictionary in zip(fitted.variants, fitted.dictionaries, strict=True):
         folder = workdir / "dictionary" / variant.name
-        told = {CONFIG: {"provenance": {**opened.provenance.to_json(),
-                                        "variant": dataclasses.asdict(variant)}}}  # fmt: skip
+        made = {**opened.provenance.to_json(), "variant": dataclasses.asdict(variant),
+                "replace_tokens": opened.replaced}  # fmt: skip
+        told = {CONFIG: {"provenance": made}}
         if is_writer():
             write_native(folder, Loaded(dictionary, told))
         folders.append(folder)
@@ -85,10 +87,11 @@ def run(config: FitConfig, stream: StreamMaker | None = None) -> Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A source of rows, and where they come from."""
+    """A source of rows, where they come from, and the tokens that the base read otherwise."""
 
     source: RowSource
     provenance: Provenance
+    replaced: Replacements = ()
 
 
 def chosen_mesh(config: FitConfig) -> Mesh | None:
@@ -112,7 +115,7 @@ def open_source(
     told = {"dtype": c.dtype, "seed": c.seed, "config": to_json(c)}
     if c.cache:
         caches = [ActivationCache(folder) for folder in c.cache]
-        targets = []
+        replaced, targets = _replaced_in(caches), []
         if c.kind == "transcoder":
             half = len(caches) // 2
             if 2 * half != len(caches):
@@ -125,7 +128,7 @@ def open_source(
         source = CacheSource([caches], size, targets=targets, dtype=c.ring_dtype)
         names = " + ".join("/".join(Path(folder).parts[-4:]) for folder in c.cache)
         about = Provenance(model=f"cache {names}", weights="", tokenizer="", data=names, **told)
-        return Opened(source, about)
+        return Opened(source, about, replaced)
     models = [load(c.model, dtype=c.dtype, revision=c.revision, mesh=mesh)]
     if c.other_model is not None:
         models.append(load(c.other_model, dtype=c.dtype, revision=c.other_revision, mesh=mesh))
@@ -149,7 +152,19 @@ def open_source(
         data=", ".join(c.data),
         **told,
     )
-    return Opened(source, about)
+    return Opened(source, about, what.replace_tokens)
+
+
+def _replaced_in(caches: Sequence[ActivationCache]) -> Replacements:
+    """The pairs that the caches of one base model were written with."""
+    some = {frozenset(cache.replace_tokens): cache for cache in caches if cache.replace_tokens}
+    if len(some) > 1:
+        raise UserError(
+            found=f"other replaced tokens in {' and '.join(str(c.folder) for c in some.values())}",
+            expected="the same ones in all caches of a base model",
+            do="write them with one --replace_tokens",
+        )
+    return next(iter(some.values())).replace_tokens if some else ()
 
 
 def store(config: FitConfig, stream: StreamMaker | None = None) -> list[Path]:

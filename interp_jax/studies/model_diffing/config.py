@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from interp_jax.dictionaries.replaced_tokens import HELP as REPLACED
+from interp_jax.dictionaries.replaced_tokens import Replacements, parse_replacements
 from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.runtime.config_fields import how as _speed
 from interp_jax.runtime.config_fields import option as _field
@@ -70,6 +72,7 @@ class ModelDiffingConfig:
     skip_first: int = _field(
         0, "First tokens of each row that the crosscoder was not trained on.", minimum=0
     )
+    replace_tokens: tuple[str, ...] = _field((), REPLACED)
     tokens: int = _field(2_000_000, "Tokens for latent scaling.", minimum=1)
     example_tokens: int = _field(500_000, "Tokens for examples and templates.", minimum=1)
     groups: int = _field(
@@ -128,6 +131,7 @@ class ModelDiffingConfig:
             wrong = (f"controls {', '.join(self.controls)}", "each once")
         if wrong:
             raise UserError(found=wrong[0], expected=wrong[1], do="correct the flags")
+        self.replacements()
 
     def resolved(self) -> ModelDiffingConfig:
         """With the sizes of a smoke run where one is asked for."""
@@ -142,6 +146,10 @@ class ModelDiffingConfig:
             resamples=min(self.resamples, 200),
         )  # fmt: skip
         return dataclasses.replace(self, **small)
+
+    def replacements(self) -> Replacements:
+        """`replace_tokens` as pairs of numbers."""
+        return parse_replacements(self.replace_tokens)
 
     @property
     def chat_output(self) -> int:

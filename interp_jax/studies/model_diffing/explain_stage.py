@@ -68,7 +68,7 @@ def causality_stage(
         work.layer, base=config.base_output, chat=config.chat_output,
         capacity=min(config.capacity, work.dictionary.config.latents),
         rows_at_once=1 if on_cpu else 256, conditions_at_once=1 if on_cpu else 4,
-        skip_first=config.skip_first,
+        skip_first=config.skip_first, replace_tokens=config.replacements(),
     )
     count = -(-config.conversations // config.batch_size)
     rows = itertools.islice(work.rows(held_out=True), count)

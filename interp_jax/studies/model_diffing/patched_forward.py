@@ -15,6 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.replaced_tokens import (
+    Replacements,
+    replaced,
+    require_replaceable,
+)
 from interp_jax.dictionaries.sparse import decode_rows
 from interp_jax.interventions.placing import compose
 from interp_jax.interventions.reads import Read
@@ -43,6 +48,7 @@ class PatchPlan:
         rows_at_once: tokens that gather decoder rows at once.
         conditions_at_once: conditions run side by side; memory grows with it.
         skip_first: positions at the start of each row that latents leave alone.
+        replace_tokens: (old id, new id) pairs in what the base model reads, see `replaced_tokens`.
         first: see `positions`.
         positions: how many positions have logits at once.
     """
@@ -54,6 +60,7 @@ class PatchPlan:
     rows_at_once: int = 1
     conditions_at_once: int = 1
     skip_first: int = 0
+    replace_tokens: Replacements = ()
     first: int = FIRST
     positions: int = 64
 
@@ -104,6 +111,7 @@ def require_patchable(
             found=f"vocabularies of {base.config.vocab_size} and {chat.config.vocab_size}",
             expected="the same one", do="compare models that share a tokenizer",
         )
+    require_replaceable(plan.replace_tokens, base.config.vocab_size)
 
 
 def layers_after(network: Decoder, layer: int) -> Decoder:
@@ -141,7 +149,8 @@ def patched_sums(
     # Packed columns throughout: a row's next token stands beside it.
     batch = dataclasses.replace(batch, order=None)
     shape, width = batch.tokens.shape, base.config.width
-    (h_base, end_base), (h_chat, end_chat) = (_streams(n, batch, plan.layer) for n in (base, chat))
+    h_base, end_base = _streams(base, replaced(batch, plan.replace_tokens), plan.layer)
+    h_chat, end_chat = _streams(chat, batch, plan.layer)
     flat = lambda h: h.reshape(-1, width)
     x = jnp.zeros((batch.tokens.size, 2, width), jnp.float32)
     x = x.at[:, plan.base].set(flat(h_base)).at[:, plan.chat].set(flat(h_chat))

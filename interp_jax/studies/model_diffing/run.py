@@ -29,7 +29,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.formats.native import CONFIG as NATIVE
 from interp_jax.dictionaries.formats.opening import read_dictionary
+from interp_jax.dictionaries.replaced_tokens import require_replaceable, trained_otherwise
 from interp_jax.generation.language_model import LanguageModel, load
 from interp_jax.runtime.compilation import CompileCounter, enable_compilation_cache
 from interp_jax.runtime.errors import UserError
@@ -57,7 +59,9 @@ from interp_jax.studies.model_diffing.work import (
     Work,
     activations,
     data_of,
+    in_order,
     reading,
+    say,
 )
 
 
@@ -101,6 +105,7 @@ def run(
     chat = chat or _other(config, base)
     layer = base.network.config.n_layers // 2 if config.layer is None else config.layer
     _require_alike(base, chat, layer)
+    require_replaceable(config.replacements(), base.network.config.vocab_size)
     dictionary = dictionary or _dictionary(config, base, chat, layer)
     require_pair(dictionary, config.base_output, config.chat_output)
     _require_width(dictionary, base)
@@ -160,12 +165,16 @@ def _dictionary(
     config: ModelDiffingConfig, base: LanguageModel, chat: LanguageModel, layer: int
 ) -> Dictionary:
     if config.dictionary:
-        return read_dictionary(config.dictionary, scales=config.scales).dictionary
+        loaded = read_dictionary(config.dictionary, scales=config.scales)
+        made = loaded.json.get(NATIVE, {}).get("provenance") or {}
+        if (differs := trained_otherwise(made, config.replacements())) is not None:
+            say(differs)
+        return loaded.dictionary
     data, seed = data_of(config, held_out=False)
     rows = token_rows(chat, data, rows=config.batch_size, length=config.length, seed=seed)
     kept, seen = [], 0
     for one in rows:
-        x = activations((base.network, chat.network), one.batch(), reading(layer, config))
+        x = activations(in_order(config, base, chat), one.batch(), reading(layer, config))
         kept.append(x[jnp.asarray(one.valid.reshape(-1))])
         seen += len(kept[-1])
         if seen >= config.tokens:
@@ -210,7 +219,8 @@ def _provenance(
     return {
         **made.to_json(),
         "other": "the base model with noise in its first block" if shaken else None,
-        "base": {"model": base.origin.model_id, "weights": base.origin.weights},
+        "base": {"model": base.origin.model_id, "weights": base.origin.weights,
+                 "replace_tokens": config.replacements()},
         "dictionary": {"path": config.dictionary or "trained for a smoke run",
                        "arrays": hash_arrays(dictionary.arrays())},
     }  # fmt: skip

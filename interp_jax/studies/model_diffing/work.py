@@ -56,8 +56,7 @@ class Work:
     @property
     def networks(self) -> tuple[Decoder, Decoder]:
         """In the order of the crosscoder's inputs."""
-        pair = (self.base.network, self.chat.network)
-        return pair if self.config.base_output == 0 else pair[::-1]
+        return in_order(self.config, self.base, self.chat)
 
     @cached_property
     def what(self) -> Harvest:
@@ -111,9 +110,20 @@ class Work:
         return activations(self.networks, rows.batch(), self.what), keep.reshape(-1)
 
 
+def in_order(
+    config: ModelDiffingConfig, base: LanguageModel, chat: LanguageModel
+) -> tuple[Decoder, Decoder]:
+    """The networks in the order of the crosscoder's inputs."""
+    pair = (base.network, chat.network)
+    return pair if config.base_output == 0 else pair[::-1]
+
+
 def reading(layer: int, config: ModelDiffingConfig) -> Harvest:
-    """What is read of both models."""
-    return Harvest((Site("resid_post", (layer,)),), skip_first=config.skip_first)
+    """What is read of both models, in the order of `in_order`."""
+    return Harvest(
+        (Site("resid_post", (layer,)),), skip_first=config.skip_first,
+        replace_tokens=config.replacements(), replaced_network=config.base_output,
+    )
 
 
 def data_of(config: ModelDiffingConfig, held_out: bool) -> tuple[str, int]:

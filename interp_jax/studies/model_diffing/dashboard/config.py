@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from interp_jax.dictionaries.formats.opening import Layout
+from interp_jax.dictionaries.replaced_tokens import HELP as REPLACED
+from interp_jax.dictionaries.replaced_tokens import Replacements, parse_replacements
 from interp_jax.models.sites import Site
 from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.runtime.config_fields import option as _field
+from interp_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class DashboardConfig:
     """The help of each field is its documentation.
 
     Raises:
-        UserError: a site that is none.
+        UserError: a site that is none, or replaced tokens that are none or have no second model.
     """
 
     workdir: str = _field(
@@ -47,6 +50,7 @@ class DashboardConfig:
         "Default: the site in the dictionary's provenance, else the stream after the middle block.",
     )
     skip_first: int = _field(0, "First tokens of each row that do not count.", minimum=0)
+    replace_tokens: tuple[str, ...] = _field((), REPLACED)
     data: str = _field(
         "puzzles", "Where text comes from: a file or folder (.jsonl or .parquet with `messages` or "
         "`text`, .txt), puzzles (generated conversations), docstrings, or datasets:NAME:SPLIT.",
@@ -87,6 +91,16 @@ class DashboardConfig:
     def __post_init__(self):
         if self.site:
             Site.parse(self.site)
+        two = self.other_model is not None or (self.smoke and not self.dictionary)
+        if self.replacements() and not two:
+            raise UserError(
+                found="--replace_tokens with one model", expected="a base and a chat model",
+                do="give --other_model",
+            )
+
+    def replacements(self) -> Replacements:
+        """`replace_tokens` as pairs of numbers."""
+        return parse_replacements(self.replace_tokens)
 
     def resolved(self) -> DashboardConfig:
         """With the sizes of a smoke run where one is asked for."""

@@ -29,6 +29,7 @@ from interp_jax.dictionaries.examples_file import load_examples, save_examples
 from interp_jax.dictionaries.formats.native import CONFIG as NATIVE
 from interp_jax.dictionaries.formats.opening import read_dictionary
 from interp_jax.dictionaries.harvest import Harvest, harvest
+from interp_jax.dictionaries.replaced_tokens import require_replaceable, trained_otherwise
 from interp_jax.generation.language_model import load
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder
@@ -46,6 +47,7 @@ from interp_jax.studies.model_diffing.dashboard.config import DashboardConfig
 from interp_jax.studies.model_diffing.dashboard.directions import LogitEffects, logit_effects
 from interp_jax.studies.model_diffing.dashboard.site import build_dashboard
 from interp_jax.studies.model_diffing.smoke import shaken
+from interp_jax.studies.model_diffing.work import say
 
 EXAMPLES, PROVENANCE, LATENTS = "examples.npz", "provenance.json", "latents.csv"
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -90,8 +92,13 @@ def run(
     if dictionary is None and config.dictionary:
         loaded = read_dictionary(config.dictionary, config.layout, config.scales)
         dictionary = loaded.dictionary
+        made_with = loaded.json.get(NATIVE, {}).get("provenance") or {}
+        if (differs := trained_otherwise(made_with, config.replacements())) is not None:
+            say(differs)
     site, written = _sites(config, loaded.json if loaded else {}, models[0].network)
-    what = Harvest((site,), skip_first=config.skip_first)
+    what = Harvest(
+        (site,), skip_first=config.skip_first, replace_tokens=config.replacements()
+    )
     if dictionary is None:
         dictionary = smoke_dictionary(config, models, what)
     _require_fit(dictionary, models, what)
@@ -176,6 +183,7 @@ def _require_fit(d: Dictionary, models: Models, what: Harvest) -> None:
             expected=f"at most {vocabulary}, as every model has",
             do="give two models of one tokenizer",
         )
+    require_replaceable(what.replace_tokens, vocabulary)
 
 
 def _examples(
@@ -254,6 +262,7 @@ def _provenance(
             {"model": lm.origin.model_id, "weights": lm.origin.weights}
             for lm in models
         ],
+        "replace_tokens": config.replacements(),
         "dictionary": {
             "path": config.dictionary or "trained for a smoke run",
             "arrays": hash_arrays(dictionary.arrays()),
