@@ -8,6 +8,7 @@ Crosscoders, arXiv 2504.02922):
   scaling      how much of a latent the base model really holds, where its decoder row says none
   causality    how much of the difference in behaviour the chosen latents carry
   template     whether they fire on the chat template's tokens
+  twins        which of them point the same way as one of the other model's, and where both fire
   autointerp   what a judge says they mean, and how well that tells where they fire
 
 Examples:

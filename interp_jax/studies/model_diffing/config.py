@@ -13,6 +13,7 @@ from interp_jax.runtime.config_fields import how as _speed
 from interp_jax.runtime.config_fields import option as _field
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.model_diffing.subsets import EFFECTIVE_CHAT_ONLY
+from interp_jax.studies.model_diffing.twins import COSINE
 
 Stage = Literal["all", "scaling", "examples", "causality", "autointerp", "report"]
 
@@ -32,7 +33,7 @@ class ModelDiffingConfig:
     stage: Stage = _speed(
         "all",
         "Which part is run, on what the parts before it left in the workdir: latent scaling, "
-        "examples and template tokens, causality, explanations by a judge, or the report.",
+        "examples, template tokens and twins, causality, explanations by a judge, or the report.",
     )
     model: str = _field(
         DEFAULT_MODEL, "Base model: a packaged model, a folder, a .gguf file, or a hub id."
@@ -74,7 +75,7 @@ class ModelDiffingConfig:
     )
     replace_tokens: tuple[str, ...] = _field((), REPLACED)
     tokens: int = _field(2_000_000, "Tokens for latent scaling.", minimum=1)
-    example_tokens: int = _field(500_000, "Tokens for examples and templates.", minimum=1)
+    example_tokens: int = _field(500_000, "Tokens for examples, templates and twins.", minimum=1)
     groups: int = _field(
         16, "Groups of documents, for standard errors of the ratios.", minimum=2
     )
@@ -93,6 +94,10 @@ class ModelDiffingConfig:
     effective: int = _field(
         EFFECTIVE_CHAT_ONLY, "Size of the effective chat-only set (largest Delta); -1: the class.",
         minimum=-1,
+    )  # fmt: skip
+    twin_cosine: float = _field(
+        COSINE, "A chat-only and a base-only latent are twins where the cosine of their decoder "
+        "directions lies above this, which is below 1.", minimum=0.0, maximum=1.0,
     )  # fmt: skip
     conversations: int = _field(512, "Conversations of the causality experiment.", minimum=1)
     random_sets: int = _field(3, "Random sets of each kind there.", minimum=0)
@@ -127,6 +132,8 @@ class ModelDiffingConfig:
             wrong = ("no dictionary or no other model", "--dictionary and --other_model")
         elif self.effective == 0:
             wrong = ("effective = 0", "1 or more latents, or -1")
+        elif not 0 <= self.twin_cosine < 1:
+            wrong = (f"twin_cosine = {self.twin_cosine}", "at least 0 and below 1")
         elif len(set(self.controls)) < len(self.controls):
             wrong = (f"controls {', '.join(self.controls)}", "each once")
         if wrong:

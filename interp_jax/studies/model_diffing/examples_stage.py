@@ -1,4 +1,4 @@
-"""Examples, template statistics and silent texts: one pass over held-out tokens."""
+"""Examples, template statistics, twins and silent texts: one pass over held-out tokens."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from interp_jax.studies.model_diffing.template_tokens import (
     template_statistics,
     token_categories,
 )
+from interp_jax.studies.model_diffing.twins import Twins, add_joint, twin_pairs
 from interp_jax.studies.model_diffing.work import EXAMPLES, TEMPLATES, Work
 
 PLAN = ExamplePlan()
@@ -47,12 +48,14 @@ class Found:
         examples: of every latent. template: statistics of the template's tokens.
         maxima: float32 [F], by which bands of strength are cut: of latent scaling's pass.
         silent: texts with the latents active in them, see `silent_windows`.
+        twins: chat-only and base-only latents that point the same way.
     """
 
     examples: Examples
     template: TemplateStatistics
     maxima: np.ndarray
     silent: Mapping[str, np.ndarray]
+    twins: Twins
 
     def texts_of(self, latent: int) -> list[Text]:
         """The examples of a latent, over all bands of strength (0 the strongest)."""
@@ -87,8 +90,9 @@ def examples_stage(work: Work, scaling: LatentScaling, *, make: bool) -> Found |
         _make(work, scaling)
     arrays = work.load(TEMPLATES)
     counts = TemplateCounts(*(arrays.pop(f"template_{name}") for name in TemplateCounts._fields))
+    twins = Twins(*(arrays.pop(f"twins_{name}") for name in Twins._fields))
     examples = load_examples(work.workdir / EXAMPLES)
-    return Found(examples, template_statistics(counts), arrays.pop("maxima"), arrays)
+    return Found(examples, template_statistics(counts), arrays.pop("maxima"), arrays, twins)
 
 
 def _make(work: Work, scaling: LatentScaling) -> None:
@@ -98,6 +102,10 @@ def _make(work: Work, scaling: LatentScaling) -> None:
     # Bands and buckets are shares of the maxima of the pass before this one.
     maxima = np.asarray(scaling.largest, np.float32)
     collection = start_examples(latents, keys.fold(work.key, "examples"), PLAN, maxima)
+    twins = twin_pairs(
+        d, work.delta, scaling.alive, base=config.base_output, chat=config.chat_output,
+        threshold=config.twin_cosine,
+    )
     pool = SilentWindows(latents, seed=config.seed)
     bos = work.chat.tokenizer.special.bos
     with Progress(config.example_tokens, "examples", unit="tokens",
@@ -112,6 +120,7 @@ def _make(work: Work, scaling: LatentScaling) -> None:
             counts = add_counts(
                 counts, scaled, jnp.asarray(kinds), jnp.asarray(group), jnp.asarray(maxima)
             )
+            twins = add_joint(twins, scaled, jnp.asarray(keep), jnp.asarray(maxima))
             numbers = document_ids(rows.tokens, rows.valid)
             whole = scaled.reshape(*shape, latents)
             collection = collect(
@@ -128,6 +137,7 @@ def _make(work: Work, scaling: LatentScaling) -> None:
     if is_writer():
         save_examples(work.workdir / EXAMPLES, finish(collection))
     arrays = {f"template_{name}": of for name, of in counts._asdict().items()}
+    arrays |= {f"twins_{name}": of for name, of in twins._asdict().items()}
     work.save(TEMPLATES, {**arrays, "maxima": maxima, **pool.arrays()})
 
 

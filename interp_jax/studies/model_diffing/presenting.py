@@ -31,11 +31,16 @@ from interp_jax.studies.model_diffing.subsets import (
     verdicts,
 )
 from interp_jax.studies.model_diffing.template_tokens import TemplateStatistics, share_above
+from interp_jax.studies.model_diffing.twins import EDGES
 from interp_jax.studies.model_diffing.work import plain
 
 BINS = 50
 POINTS = 1500
 """Latents of a set that the scatter shows; more are drawn from at random, and that is said."""
+TWINS_SHOWN = 500
+"""Pairs that the table shows, those of largest cosine; that there are more is said."""
+DIVERGES = 0.5
+"""Divergence above which twins are told to diverge. The paper's bound is not known."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def report_parts(found: Findings, facts: Mapping[str, Any], config: ModelDiffing
         "scaling": scaling_part(found, config),
         "causality": causality_part(found, config),
         "template": template_part(found, config),
+        "twins": twins_part(found, config),
         "explained": explained_part(found),
     }
 
@@ -187,6 +193,28 @@ def template_part(found: Findings, config: ModelDiffingConfig) -> dict[str, Any]
         })
     return plain({"classes": rows, "of_data": t.of_data, "tokens": found.examples.examples.tokens,
                   "groups": len(t.groups)})  # fmt: skip
+
+
+def twins_part(found: Findings, config: ModelDiffingConfig) -> dict[str, Any] | None:
+    """The twins, and how many of them are strong at different tokens."""
+    if found.examples is None:
+        return None
+    t, counts = found.examples.twins, delta_part(found)["counts"]
+    divergence, strong = t.divergence, t.strong
+    known = np.isfinite(divergence)
+    shown = np.argsort(-t.cosine, kind="stable")[:TWINS_SHOWN]
+    return plain({
+        "pairs": len(t.cosine), "cosine": config.twin_cosine, "bound": DIVERGES,
+        "chat_only": counts["chat_only_alive"], "base_only": counts["base_only_alive"],
+        "known": int(known.sum()), "diverging": int((divergence[known] > DIVERGES).sum()),
+        "joint": np.sum(t.joint, axis=0, dtype=np.int64).tolist(), "edges": list(EDGES),
+        "table": [
+            {"chat": int(t.chat[k]), "base": int(t.base[k]), "cosine": float(t.cosine[k]),
+             "divergence": float(divergence[k]), "strong": int(strong[k]),
+             "both": int(t.joint[k, -1, -1])}
+            for k in shown
+        ],
+    })  # fmt: skip
 
 
 def explained_part(found: Findings) -> dict[str, Any] | None:

@@ -45,6 +45,7 @@ def findings(data: Mapping[str, Any]) -> list[str]:
     told = [_quality(data["quality"]), _classes(data)]
     told += [_flagged(data["scaling"])]
     told += [_template(data["template"])] if data["template"] else []
+    told += [_twins(data["twins"])] if data["twins"] else []
     told += _causal(data["causality"]) if data["causality"] else []
     told += [_explained(data["explained"])] if data["explained"] else []
     return [sentence for sentence in told if sentence]
@@ -91,6 +92,24 @@ def _template(template: Mapping[str, Any]) -> str:
         f"{_with_interval(own['mainly'], _percent)} of the {own['latents']:,} chat-only latents "
         f"that fire do so mainly on the template's tokens, which are "
         f"{_percent(template['of_data'])} of the data."
+    )
+
+
+def _twins(twins: Mapping[str, Any]) -> str:
+    above = f"decoder cosine above {twins['cosine']:.3g}"
+    if not twins["pairs"]:
+        return (
+            f"There are no twins: of the {twins['chat_only']:,} chat-only and "
+            f"{twins['base_only']:,} base-only latents that fire, no two point the same way "
+            f"({above})."
+        )
+    count = f"Twin pairs of a chat-only and a base-only latent: {twins['pairs']:,} ({above})."
+    if not twins["known"]:
+        return f"{count} None of them is strong on held-out tokens."
+    return (
+        f"{count} The two are strong at different tokens in {twins['diverging']:,} of the "
+        f"{twins['known']:,} that are strong on held-out tokens (divergence above "
+        f"{twins['bound']:.3g})."
     )
 
 

@@ -136,6 +136,19 @@ def no_counts(latents: int, groups: int, slots: Slots | None) -> TemplateCounts:
     )
 
 
+def strength(
+    scaled: jax.Array, maxima: jax.Array, edges: tuple[float, ...] = EDGES
+) -> jax.Array:
+    """int32, the bucket of an activation: how many of the edges its share of the maximum reaches.
+
+    Args:
+        scaled: float32, the scaled code. maxima: float32, above 0, of a shape that fits it.
+        edges: ascending.
+    """
+    share = scaled / maxima
+    return sum((share >= edge).astype(jnp.int32) for edge in edges)
+
+
 @jax.jit
 def add_counts(
     counts: TemplateCounts, scaled: jax.Array, category: jax.Array, group: jax.Array,
@@ -152,8 +165,7 @@ def add_counts(
     one_hot = lambda of, count: jax.nn.one_hot(of, count, dtype=jnp.float32)
     member = one_hot(category, counts.tokens.shape[0])
     active = scaled > ACTIVE
-    share = scaled / jnp.maximum(maxima, ACTIVE)[None]
-    bucket = sum((share >= edge).astype(jnp.int32) for edge in EDGES)
+    bucket = strength(scaled, jnp.maximum(maxima, ACTIVE)[None])
     # Sums of at most N ones are exact in float32.
     total = lambda of, mask: jnp.einsum("nc,nf->fc", of, mask.astype(jnp.float32))
     whole = lambda x: jnp.round(x).astype(jnp.int32)

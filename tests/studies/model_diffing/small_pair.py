@@ -24,6 +24,7 @@ from interp_jax.testing.tiny import random_parameters, tiny_config
 
 CONFIG = tiny_config("llama")
 LATENTS = 40
+TWIN = 30
 CONTROL = ("<|start|>", "<|end|>")
 WORDS = [f" w{n}" for n in range(CONFIG.vocab_size - 6)]
 TEMPLATE = (
@@ -61,6 +62,8 @@ def crosscoder() -> Dictionary:
     """Random directions, each active on the tenth of tokens that lie farthest along it.
 
     Their decoder rows point the same way, the base model's at another scale for each latent.
+
+    TWIN is the base model's alone, in the direction of latent 2, the chat model's alone.
     """
     draw = np.random.default_rng(0)
     tokens = draw.integers(6, CONFIG.vocab_size, (16, 32))
@@ -72,9 +75,12 @@ def crosscoder() -> Dictionary:
     scale = np.concatenate([np.linspace(0, 1, LATENTS // 2), np.ones(LATENTS // 2)])[:, None]
     bias = -np.quantile(along, 0.9, axis=0)
     bias[-1] = -1e3  # never fires
+    unit[TWIN] = unit[2]
+    bias[TWIN] = -np.quantile(along[:, 2], 0.8)
+    own = np.where(np.arange(LATENTS) == TWIN, 0.0, 1.0)[:, None]
     arrays = {
         "encoder": np.concatenate([unit, unit], axis=1) / 2, "encoder_bias": bias,
-        "decoder": np.concatenate([scale * unit, unit], axis=1),
+        "decoder": np.concatenate([scale * unit, own * unit], axis=1),
         "decoder_bias": np.stack([part.reshape(-1, CONFIG.width).mean(0) for part in h]),
     }  # fmt: skip
     config = DictionaryConfig(CONFIG.width, LATENTS, 2, activation="relu", code_norm="crosscoder")

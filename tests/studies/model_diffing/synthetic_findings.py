@@ -17,6 +17,7 @@ from interp_jax.studies.model_diffing.positions import SETS
 from interp_jax.studies.model_diffing.presenting import Findings, report_parts
 from interp_jax.studies.model_diffing.subsets import effective_chat_only
 from interp_jax.studies.model_diffing.template_tokens import TemplateStatistics
+from interp_jax.studies.model_diffing.twins import BUCKETS, Twins
 from interp_jax.studies.model_diffing.work import plain
 
 F, R = 200, 12
@@ -33,6 +34,21 @@ def make_examples():
     code = np.zeros((1, 12, F), np.float32)
     code[0, 3, 5] = 2.0
     return collect_examples([(code, np.arange(12)[None])], F, jax.random.key(0))
+
+
+def make_twins():
+    """Three pairs: one diverges, one does not, of one nothing strong was seen.
+
+    Their base-only latents never fire in `make_findings`, which a run would leave out.
+    """
+    joint = np.zeros((3, BUCKETS, BUCKETS), np.int32)
+    joint[:, 0, 0] = 1000
+    joint[0, 4, 0], joint[0, 1, 4], joint[0, 4, 4] = 6, 3, 1
+    joint[1, 4, 3], joint[1, 4, 4] = 1, 4
+    return Twins(
+        np.asarray([2, 2, 7]), np.asarray([190, 193, 191]),
+        np.asarray([0.93, 0.97, 0.91], np.float32), joint,
+    )
 
 
 def make_findings(seed: int = 0) -> Findings:
@@ -93,7 +109,7 @@ def make_findings(seed: int = 0) -> Findings:
                  "scores": [plain(s) for s in scores]}  # fmt: skip
     sizes = tuple(None if c.name in ("none", "full", "template") else 10 for c in conditions)
     return Findings(
-        delta, scaling, Found(make_examples(), statistics, np.ones(F), {}),
+        delta, scaling, Found(make_examples(), statistics, np.ones(F), {}, make_twins()),
         Causality(names, (*sizes, None), sums, counts), sets, explained,
     )
 

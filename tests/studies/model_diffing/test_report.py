@@ -9,6 +9,7 @@ import pytest
 
 from interp_jax.studies.model_diffing.presenting import Findings
 from interp_jax.studies.model_diffing.report import build_report, findings
+from interp_jax.studies.model_diffing.twins import Twins
 from tests.studies.model_diffing.synthetic_findings import F, make_findings, make_parts
 
 pytestmark = pytest.mark.core
@@ -67,11 +68,35 @@ def test_findings_are_sentences_of_what_was_measured():
     assert not any("nan" in sentence or "None" in sentence for sentence in told)
 
 
+def test_twins_are_told_with_their_divergence():
+    found = make_findings()
+    twins = make_parts(found)["twins"]
+    assert (twins["pairs"], twins["known"], twins["diverging"]) == (3, 2, 1)
+    assert [(row["chat"], row["base"]) for row in twins["table"]] == [(2, 193), (2, 190), (7, 191)]
+    assert [row["divergence"] for row in twins["table"]] == [1 / 5, 9 / 10, None]
+    assert [row["strong"] for row in twins["table"]] == [5, 10, 0]
+    assert twins["joint"] == found.examples.twins.joint.sum(0).tolist()
+    told = " ".join(findings(make_parts(found)))
+    assert "Twin pairs of a chat-only and a base-only latent: 3 (decoder cosine above 0.9)" in told
+    assert "different tokens in 1 of the 2 that are strong" in told
+
+
+def test_that_there_are_no_twins_is_told():
+    found = make_findings()
+    none = Twins(*(of[:0] for of in found.examples.twins))
+    found = dataclasses.replace(found, examples=dataclasses.replace(found.examples, twins=none))
+    parts = make_parts(found)
+    assert parts["twins"]["pairs"] == 0 and parts["twins"]["table"] == []
+    (told,) = [sentence for sentence in findings(parts) if "twins" in sentence]
+    assert told.startswith("There are no twins: of the 30 chat-only and 0 base-only latents")
+    build_report(parts)
+
+
 def test_without_the_other_stages_there_is_less_to_say():
     found = make_findings()
     bare = Findings(found.delta, found.scaling)
     parts = make_parts(bare)
-    assert parts["causality"] is parts["template"] is parts["explained"] is None
+    assert parts["causality"] is parts["template"] is parts["twins"] is parts["explained"] is None
     assert len(findings(parts)) == 3
     build_report(parts)
 

@@ -39,6 +39,8 @@ INTERACTIONS = [
     ("point at a share", hover("#template-shares [data-class='shared'] [data-bin='2']"),
      "#template-readout", "shared, 10\u2009% to 15\u2009%"),
     ("table of shares", click("#template-counts summary"), "#template-counts", "chat only"),
+    ("table of twins", click("#twins-table summary"), "#twins-table", "0.970"),
+    ("twins by strength", click("#twins-joint summary"), "#twins-joint", "70\u2009% or more"),
     ("the run", click("#run summary"), "#run", "resid_post[13]"),
 ]  # fmt: skip
 
@@ -69,6 +71,7 @@ def test_the_page_shows_the_numbers(browser, page, parts):
         "return [...document.querySelectorAll('#delta .bar')].map((n) => +n.dataset.count)"
     )
     assert bars == parts["delta"]["alive"]
+    assert "divergence above 0.50\t1\t50\u2009%" in text_of(browser, "#twins")
     assert "words about 0 & <b>more</b>" in text_of(browser, "#explained .quote")
     assert text_of(browser, "#findings").count("\n") >= 5
 
@@ -101,6 +104,7 @@ def test_without_other_stages_the_page_says_so(browser, tmp_path):
     bare = make_parts(type(found)(found.delta, found.scaling))
     open_page(browser, write_report(tmp_path / "report.html", bare))
     for where, says in (("#causality", "--stage=causality"), ("#template", "not collected"),
+                        ("#twins", "not collected"),
                         ("#explained", "--judge")):  # fmt: skip
         assert says in text_of(browser, where)
     assert browser.get_log("browser") == []

@@ -15,6 +15,7 @@ from interp_jax.studies.model_diffing.report import findings
 from interp_jax.studies.model_diffing.run import run, summary_of
 from interp_jax.studies.model_diffing.template_tokens import Slots, template_slots
 from tests.studies.model_diffing.small_pair import (
+    TWIN,
     crosscoder,
     pair,
     small_config,
@@ -56,7 +57,7 @@ def test_everything_is_there_and_told(whole):
     assert not [name for name in left if "state" in name]
     told = " ".join(findings(summary_of(result, config)))
     for word in ("latents a token", "decoder norms", "latent scaling confirms", "nats a token",
-                 "balanced accuracy"):  # fmt: skip
+                 "balanced accuracy", "base-only latent: 1 (decoder cosine"):  # fmt: skip
         assert word in told
     facts = json.loads((result.workdir / "provenance.json").read_text())
     assert facts["base"]["weights"] == "hash of base" and facts["weights"] == "hash of chat"
@@ -91,6 +92,22 @@ def test_the_numbers_come_from_the_chat_models_rows(whole):
     full, none = kl.names.index("full"), kl.names.index("none")
     assert np.abs(kl.sums[full, 0]).max() < 1e-3 < kl.sums[none, 0].min(axis=-1)[0]
     assert kl.sizes[none] is None and kl.sizes[kl.names.index("all latents")] == 40
+
+
+def test_twins_are_found_and_counted_on_the_held_out_tokens(whole):
+    config, result = whole
+    found = result.findings.examples
+    twins, e = found.twins, found.examples
+    assert (twins.chat.tolist(), twins.base.tolist()) == ([2], [TWIN])
+    assert twins.cosine[0] == pytest.approx(1, abs=1e-6)
+    (joint,) = twins.joint
+    assert joint.sum() == e.tokens
+    for latent, silent in ((2, joint[0].sum()), (TWIN, joint[:, 0].sum())):
+        assert e.tokens - silent == pytest.approx(e.density[latent] * e.tokens, abs=1e-3)
+    assert joint[1:, 0].sum() == 0 < joint[0, 1:].sum()  # where latent 2 fires, TWIN does
+    assert 0 < twins.divergence[0] < 1
+    told = summary_of(result, config)["twins"]
+    assert told["table"][0]["divergence"] == twins.divergence[0]
 
 
 def test_the_same_again_reads_what_is_there(whole, monkeypatch):
@@ -153,6 +170,7 @@ def test_a_stage_without_what_it_needs_is_refused(tmp_path):
         ({"dictionary": ""}, "--dictionary and --other_model"),
         ({"effective": 0}, "1 or more latents, or -1"),
         ({"controls": ("random", "random")}, "each once"),
+        ({"twin_cosine": 1.0}, "at least 0 and below 1"),
     ],
 )
 def test_bad_configs(over, says):

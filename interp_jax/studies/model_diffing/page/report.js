@@ -19,6 +19,7 @@
     place("causality", report.missing("The causality experiment was not run; --stage=causality runs it, or says why it cannot."));
   }
   report.showTemplate();
+  report.showTwins();
   report.showExplained();
   report.showRun();
   document.documentElement.dataset.ready = "true";

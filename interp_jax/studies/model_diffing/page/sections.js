@@ -99,6 +99,24 @@
       t.classes.filter((row) => row.slots).map((row) => [report.CLASSES[row.class], ...row.slots.map(percent)])) : null);
   };
 
+  report.showTwins = function () {
+    const t = data.twins;
+    if (!t) return place("twins", report.missing("Examples were not collected, so this is not known."));
+    const compared = `${number(t.chat_only)} chat-only and ${number(t.base_only)} base-only latents that fire were compared.`;
+    if (!t.pairs) return place("twins", el("p", { text: `There are none with a cosine above ${number(t.cosine)}. ${compared}` }));
+    place("twins", report.plainTable(["Twins", "Pairs", "Share"], [
+      [`cosine above ${number(t.cosine)}`, number(t.pairs), ""],
+      ["one of the two is strong on held-out tokens", number(t.known), percent(t.known / t.pairs)],
+      [`of these, divergence above ${number(t.bound)}`, number(t.diverging), t.known ? percent(t.diverging / t.known) : "\u2013"]]),
+    el("p", { class: "aside", text: compared + (t.pairs > t.table.length ? ` The table has the ${number(t.table.length)} pairs of largest cosine.` : "") }));
+    place("twins-table", report.tableFor("The pairs as a table", ["Chat-only latent", "Base-only latent", "Cosine", "Divergence", "Tokens with one or both strong", "with both"], () =>
+      t.table.map((row) => [String(row.chat), String(row.base), row.cosine.toFixed(3), known(row.divergence) ? row.divergence.toFixed(2) : "\u2013", number(row.strong), number(row.both)])));
+    const [silence, ...edges] = t.edges;
+    const names = ["silent", ...edges.map((edge, k) => `${k ? percent(edges[k - 1]) : "up"} to ${percent(edge)}`), `${percent(edges[edges.length - 1])} or more`];
+    place("twins-joint", report.tableFor("Tokens of all pairs by strength, in shares of each latent's maximum", ["Chat-only (rows), base-only (columns)", ...names], () =>
+      t.joint.map((row, k) => [names[k], ...row.map(number)])), el("p", { class: "aside", text: `Silent: below ${number(silence)} of the maximum.` }));
+  };
+
   report.showExplained = function () {
     const e = data.explained;
     if (!e) return place("explained", report.missing("No judge was asked; --judge names one."));
