@@ -75,7 +75,7 @@ def twin_pairs(
 ) -> Twins:
     """All twins among the latents that are alive, before the first token.
 
-    A latent that never fires has no maximum and no tokens, and its row is what it began with.
+    A latent that never fires has no maximum to take shares of, and no tokens.
 
     Args:
         dictionary: of both models.
