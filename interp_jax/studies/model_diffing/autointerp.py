@@ -1,15 +1,16 @@
 """Explanations of latents by a judge, and how well they tell where the latents fire.
 
-A judge explains a latent from some of its examples. Given that explanation alone it then tells,
-of texts that the explanation was not made from, in which of them the latent is active (detection
-scoring). Half of these texts are examples of the latent, over all strengths; the other half are
-texts on which it is silent. Chance is a balanced accuracy of 1/2, whatever the explanation.
+A judge explains a latent from some of its examples. Given that explanation alone it is then asked
+about texts that the explanation was not made from: in which of them the latent is active
+(detection), or in which the marked tokens are those where it is (fuzzing). One explanation serves
+all scorers. A judge that says the same of every text has a balanced accuracy of 1/2, whatever the
+explanation.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,116 +18,44 @@ from interp_jax.runtime.errors import UserError
 from interp_jax.studies.model_diffing.autointerp_prompts import (
     DETECT_VERSION,
     EXPLAIN_VERSION,
+    FUZZ_VERSION,
     detect_messages,
     explain_messages,
+    fuzz_messages,
     marked,
 )
-from interp_jax.studies.model_diffing.bootstrap import Interval, Resamples, divide
+from interp_jax.studies.model_diffing.explanation_scores import Explained, score_of
+from interp_jax.studies.model_diffing.scoring_texts import (
+    Case,
+    Material,
+    detection_cases,
+    fuzzing_cases,
+)
 from interp_jax.text.judges.json_reply import find_json_object
 from interp_jax.text.judges.judge import Judge, Question
 
-_EXPLAIN_TOKENS, _DETECT_TOKENS = 120, 120
+_EXPLAIN_TOKENS, _SCORE_TOKENS = 120, 120
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """A piece of text.
-
-    Attributes:
-        tokens: int [W], ids. activations: float [W], of the latent; zeros where it is silent.
-        document: number of its document. band: of strength, 0 the strongest; -1 for a text on
-            which the latent is silent.
-    """
-
-    tokens: np.ndarray
-    activations: np.ndarray
-    document: int
-    band: int
-
-    @property
-    def active(self) -> bool:
-        """Whether the latent is active somewhere in it."""
-        return bool(np.any(self.activations > 0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """What a latent is explained and scored on; the two share no document.
+class Scorer(NamedTuple):
+    """A way to ask whether an explanation is right.
 
     Attributes:
-        explain: strongest first. positive: active. negative: silent.
+        cases: (material, texts in a question, seed) -> the cases of each question.
+        messages: (explanation, texts) -> the request. key: of the reply's list of numbers.
+        version: of the prompt.
     """
 
-    explain: tuple[Text, ...]
-    positive: tuple[Text, ...]
-    negative: tuple[Text, ...]
+    cases: Callable[[Material, int, Sequence[int]], list[list[Case]]]
+    messages: Callable[[str, Sequence[str]], list[dict[str, str]]]
+    key: str
+    version: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """How well one latent's explanation predicts its activity.
-
-    Attributes:
-        latent: number. explanation: by the judge.
-        hits, positives: of answered texts on which it is active, how many were told.
-        rejections, negatives: of answered texts on which it is silent, how many were not.
-        unanswered: texts of replies that could not be read; they count for nothing else.
-        by_band: band -> (hits, positives).
-        judge: model as it names itself. versions: of the two prompts.
-    """
-
-    latent: int
-    explanation: str
-    hits: int
-    positives: int
-    rejections: int
-    negatives: int
-    unanswered: int
-    by_band: Mapping[int, tuple[int, int]]
-    judge: str
-    versions: tuple[str, str] = (EXPLAIN_VERSION, DETECT_VERSION)
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean of the shares right among active and among silent texts; NaN without either."""
-        shares = divide(
-            np.asarray([self.hits, self.rejections]), np.asarray([self.positives, self.negatives])
-        )
-        return float(shares.mean())
-
-
-def gather(
-    shown: Sequence[Text], silent: Sequence[Text], *, explain: int, score: int, seed: int
-) -> Material | None:
-    """Divides a latent's examples; None where there are too few documents for both parts.
-
-    Args:
-        shown: examples of the latent, in any order; of several from one document one is used.
-        silent: texts on which it is silent.
-        explain: most examples to explain from. score: most active and most silent texts to score.
-        seed: of the division.
-    """
-    strongest: dict[int, Text] = {}
-    for text in sorted(shown, key=lambda t: -float(np.max(t.activations))):
-        strongest.setdefault(text.document, text)
-    texts = list(strongest.values())
-    chance = np.random.default_rng(seed)
-    # Each band is divided, so that both parts hold strong and weak activations.
-    first, second = [], []
-    for band in sorted({text.band for text in texts}):
-        own = [text for text in texts if text.band == band]
-        own = [own[place] for place in chance.permutation(len(own))]
-        cut = (len(own) + 1) // 2
-        first += own[:cut]
-        second += own[cut:]
-    first = sorted(first, key=lambda t: -float(np.max(t.activations)))[:explain]
-    second = [second[place] for place in chance.permutation(len(second))[:score]]
-    used = {text.document for text in (*first, *second)}
-    rest = [text for text in silent if text.document not in used]
-    rest = [rest[place] for place in chance.permutation(len(rest))[: len(second)]]
-    if not first or not second or not rest:
-        return None
-    return Material(tuple(first), tuple(second), tuple(rest))
+SCORERS: Mapping[str, Scorer] = {
+    "detection": Scorer(detection_cases, detect_messages, "active", DETECT_VERSION),
+    "fuzzing": Scorer(fuzzing_cases, fuzz_messages, "right", FUZZ_VERSION),
+}
 
 
 def explain_and_score(
@@ -134,21 +63,24 @@ def explain_and_score(
     latents: Mapping[int, Material],
     decode: Callable[[np.ndarray], list[str]],
     *,
+    scorers: Sequence[str] = tuple(SCORERS),
     at_once: int = 5,
     seed: int = 0,
-) -> list[Score]:
-    """Asks for explanations of some latents, then for detections, all at once each.
+) -> list[Explained]:
+    """Asks for explanations of some latents, then about their texts, all at once each.
 
     Args:
         judge: logs every prompt and reply with its version.
         latents: number -> material.
         decode: ids -> the text of each token.
-        at_once: texts in one question; active and silent ones are mixed.
-        seed: of the mixing.
+        scorers: of `SCORERS`.
+        at_once: texts in one question; texts to name and others are mixed.
+        seed: of the mixing and of wrong marks.
 
     Raises:
-        UserError: as the judge does, or no material at all.
+        UserError: as the judge does, no material at all, or a scorer that there is not.
     """
+    require_scorers(scorers)
     if not latents:
         raise UserError(
             found="no latent with enough examples", expected="at least one",
@@ -156,42 +88,68 @@ def explain_and_score(
         )
     asked = [
         Question(
-            tuple(explain_messages([_marked(t, decode) for t in latents[j].explain])),
+            tuple(explain_messages([_words(t.tokens, t.activations > 0, decode)
+                                    for t in material.explain])),
             max_tokens=_EXPLAIN_TOKENS, purpose="explain", prompt_version=EXPLAIN_VERSION,
         )
-        for j in latents
-    ]
-    replies = judge.ask_many(asked)
-    explanations = {j: _sentence(r.text) for j, r in zip(latents, replies, strict=True)}
-    questions, batches = [], []
+        for material in latents.values()
+    ]  # fmt: skip
+    replies = dict(zip(latents, judge.ask_many(asked), strict=True))
+    explanations = {j: _sentence(reply.text) for j, reply in replies.items()}
+    questions, parts = [], []
     for j, material in latents.items():
-        texts = [*material.positive, *material.negative]
-        order = np.random.default_rng([seed, j]).permutation(len(texts))
-        for start in range(0, len(order), at_once):
-            part = [texts[place] for place in order[start : start + at_once]]
-            words = ["".join(decode(text.tokens)) for text in part]
-            questions.append(Question(
-                tuple(detect_messages(explanations[j], words)), max_tokens=_DETECT_TOKENS,
-                purpose="detect", prompt_version=DETECT_VERSION,
-            ))
-            batches.append((j, part))
-    answers = judge.ask_many(questions)
-    told: dict[int, list[tuple[Text, bool | None]]] = {j: [] for j in latents}
-    for (j, part), reply in zip(batches, answers, strict=True):
-        named = read_detections(reply.text, len(part))
-        told[j] += [(t, None if named is None else n in named) for n, t in enumerate(part)]
+        for name in scorers:
+            scorer = SCORERS[name]
+            for part in scorer.cases(material, at_once, [seed, j]):
+                words = [_words(case.text.tokens, case.marks, decode) for case in part]
+                questions.append(Question(
+                    tuple(scorer.messages(explanations[j], words)), max_tokens=_SCORE_TOKENS,
+                    purpose=name, prompt_version=scorer.version,
+                ))
+                parts.append((j, name, part))
+    told: dict[tuple[int, str], list[tuple[Case, bool | None]]] = {
+        (j, name): [] for j in latents for name in scorers
+    }
+    for (j, name, part), reply in zip(parts, judge.ask_many(questions), strict=True):
+        named = read_numbers(reply.text, SCORERS[name].key, len(part))
+        told[j, name] += [(c, None if named is None else n in named) for n, c in enumerate(part)]
     return [
-        _score(j, explanations[j], told[j], reply.model)
-        for j, reply in zip(latents, replies, strict=True)
-    ]
+        Explained(
+            latent=j, explanation=explanations[j], judge=replies[j].model,
+            version=EXPLAIN_VERSION, scores={
+                name: score_of(
+                    told[j, name], left_out=_left_out(material, told[j, name]),
+                    version=SCORERS[name].version,
+                )
+                for name in scorers
+            },
+        )
+        for j, material in latents.items()
+    ]  # fmt: skip
 
 
-def read_detections(text: str, count: int) -> set[int] | None:
+def require_scorers(scorers: Sequence[str]) -> None:
+    """Refuses what are not some of `SCORERS`, each once.
+
+    Raises:
+        UserError: an unknown one, one named twice, or none.
+    """
+    if not scorers or len(set(scorers)) < len(scorers) or not set(scorers) <= set(SCORERS):
+        raise UserError(
+            found=f"scorers {', '.join(scorers) or 'none'}",
+            expected=f"some of {', '.join(SCORERS)}, each once", do="name the scorers to use",
+        )
+
+
+def read_numbers(text: str, key: str, count: int) -> set[int] | None:
     """The texts that a reply names, from 0; None for a reply that cannot be read.
 
     Numbers may be written as texts; one that no piece has makes the reply unreadable.
+
+    Args:
+        text: the reply. key: of the list in its JSON object. count: texts that were asked about.
     """
-    answer = (find_json_object(text) or {}).get("active")
+    answer = (find_json_object(text) or {}).get(key)
     if not isinstance(answer, list):
         return None
     named = set()
@@ -204,32 +162,14 @@ def read_detections(text: str, count: int) -> set[int] | None:
     return named
 
 
-def _score(latent: int, explanation: str, told, judge: str) -> Score:
-    known = [(text, yes) for text, yes in told if yes is not None]
-    positive = [(text.band, yes) for text, yes in known if text.active]
-    negative = [yes for text, yes in known if not text.active]
-    bands = {
-        band: (sum(yes for b, yes in positive if b == band), sum(b == band for b, _ in positive))
-        for band in sorted({b for b, _ in positive})
-    }
-    return Score(
-        latent=latent, explanation=explanation, hits=sum(yes for _, yes in positive),
-        positives=len(positive), rejections=sum(not yes for yes in negative),
-        negatives=len(negative), unanswered=len(told) - len(known), by_band=bands, judge=judge,
-    )
+def _left_out(material: Material, told: Sequence[tuple[Case, bool | None]]) -> int:
+    """Texts of the latent that no question shows; each is of a document of its own."""
+    asked = {case.text.document for case, _ in told}
+    return sum(text.document not in asked for text in material.positive)
 
 
-def mean_accuracy(scores: Sequence[Score], *, seed: int = 0) -> Interval | None:
-    """Mean balanced accuracy, with an interval over latents; None where none was answered."""
-    known = np.asarray([s.balanced_accuracy for s in scores], np.float64)
-    known = known[np.isfinite(known)]
-    if not len(known):
-        return None
-    return Resamples(len(known), seed=seed).mean(known, np.ones(len(known)))
-
-
-def _marked(text: Text, decode) -> str:
-    return marked(decode(text.tokens), (text.activations > 0).tolist())
+def _words(tokens: np.ndarray, marks: np.ndarray, decode) -> str:
+    return marked(decode(tokens), marks.tolist())
 
 
 def _sentence(text: str) -> str:

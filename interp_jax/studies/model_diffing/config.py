@@ -12,6 +12,7 @@ from interp_jax.models.sources import DEFAULT_MODEL
 from interp_jax.runtime.config_fields import how as _speed
 from interp_jax.runtime.config_fields import option as _field
 from interp_jax.runtime.errors import UserError
+from interp_jax.studies.model_diffing.autointerp import SCORERS, require_scorers
 from interp_jax.studies.model_diffing.subsets import EFFECTIVE_CHAT_ONLY
 from interp_jax.studies.model_diffing.twins import COSINE
 
@@ -112,6 +113,15 @@ class ModelDiffingConfig:
     judge_key_variable: str = _speed("OPENAI_API_KEY", "Environment variable with its key.")
     explained: int = _field(20, "Latents of largest Delta to explain, and as many shared ones.",
                             minimum=1)  # fmt: skip
+    scorers: tuple[str, ...] = _field(
+        tuple(SCORERS), "How explanations are scored: by telling which texts a latent is active in "
+        "(detection), or in which of its texts the right tokens are marked (fuzzing).",
+        choices=tuple(SCORERS),
+    )
+    negatives: Literal["random", "similar"] = _field(
+        "random", "Detection's texts without the latent: any, or examples of the latents with the "
+        "most similar decoder rows, which takes another pass over --example_tokens.",
+    )
 
     checkpoint_every: int = _speed(200, "Batches between checkpoints of latent scaling.", minimum=1)
     log_every: float = _speed(30.0, "Seconds between log lines where there is no terminal.",
@@ -127,6 +137,7 @@ class ModelDiffingConfig:
     )
 
     def __post_init__(self):
+        require_scorers(self.scorers)
         wrong = None
         if not self.smoke and not (self.dictionary and self.other_model):
             wrong = ("no dictionary or no other model", "--dictionary and --other_model")
@@ -136,6 +147,8 @@ class ModelDiffingConfig:
             wrong = (f"twin_cosine = {self.twin_cosine}", "at least 0 and below 1")
         elif len(set(self.controls)) < len(self.controls):
             wrong = (f"controls {', '.join(self.controls)}", "each once")
+        elif self.negatives != "random" and "detection" not in self.scorers:
+            wrong = (f"negatives = {self.negatives} without detection", "detection among --scorers")
         if wrong:
             raise UserError(found=wrong[0], expected=wrong[1], do="correct the flags")
         self.replacements()

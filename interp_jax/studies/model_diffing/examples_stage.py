@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.examples import (
     ExamplePlan,
     Examples,
@@ -21,9 +22,9 @@ from interp_jax.dictionaries.examples_file import load_examples, save_examples
 from interp_jax.runtime import keys
 from interp_jax.runtime.process import is_writer
 from interp_jax.runtime.progress import Progress
-from interp_jax.studies.model_diffing.autointerp import Text
 from interp_jax.studies.model_diffing.latent_scaling import LatentScaling
 from interp_jax.studies.model_diffing.moments import groups_of
+from interp_jax.studies.model_diffing.scoring_texts import Text
 from interp_jax.studies.model_diffing.silent_windows import WINDOW, SilentWindows, silent_texts
 from interp_jax.studies.model_diffing.template_tokens import (
     TemplateCounts,
@@ -113,7 +114,7 @@ def _make(work: Work, scaling: LatentScaling) -> None:
         for rows in work.rows(held_out=True):
             x, keep = work.activations(rows)
             shape = rows.tokens.shape
-            scaled = _scaled(d, x, jnp.asarray(keep))
+            scaled = kept_code(d, x, jnp.asarray(keep))
             kinds = token_categories(rows.tokens, rows.valid, rows.roles, bos, slots)
             kinds = np.where(keep, kinds.reshape(-1), -1)
             group = np.repeat(groups_of(rows.documents, config.groups), shape[1])
@@ -143,7 +144,12 @@ def _make(work: Work, scaling: LatentScaling) -> None:
 
 @jax.jit
 @jax.default_matmul_precision("highest")
-def _scaled(dictionary, x: jax.Array, keep: jax.Array) -> jax.Array:
+def kept_code(dictionary: Dictionary, x: jax.Array, keep: jax.Array) -> jax.Array:
+    """float32 [N, F], the scaled code; zeros at tokens that do not count.
+
+    Args:
+        dictionary: a crosscoder of M models. x: float32 [N, M, D]. keep: bool [N].
+    """
     x = jnp.where(keep[:, None, None], x, 0.0)
     return jnp.where(keep[:, None], dictionary.activations(x), 0.0)
 

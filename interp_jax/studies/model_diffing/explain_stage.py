@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from typing import Any
@@ -14,17 +13,15 @@ from interp_jax.generation.language_model import load
 from interp_jax.runtime import keys
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.progress import Progress
-from interp_jax.studies.model_diffing.autointerp import (
-    Score,
-    explain_and_score,
-    gather,
-)
+from interp_jax.studies.model_diffing.autointerp import explain_and_score
 from interp_jax.studies.model_diffing.causality import Causality, measure_causality
 from interp_jax.studies.model_diffing.conditions import Sets, choose_sets, paper_conditions
 from interp_jax.studies.model_diffing.dashboard.words import token_texts
 from interp_jax.studies.model_diffing.examples_stage import Found
 from interp_jax.studies.model_diffing.latent_scaling import LatentScaling
 from interp_jax.studies.model_diffing.patched_forward import PatchPlan
+from interp_jax.studies.model_diffing.scoring_texts import gather
+from interp_jax.studies.model_diffing.similar_texts import similar_texts
 from interp_jax.studies.model_diffing.subsets import effective_chat_only, random_shared
 from interp_jax.studies.model_diffing.work import (
     AUTOINTERP,
@@ -101,11 +98,15 @@ def autointerp_stage(
         "largest Delta": effective_chat_only(alive, config.explained),
         "shared": random_shared(alive, config.explained, config.seed),
     }
+    chosen = np.unique(np.concatenate(list(groups.values()))).tolist()
+    similar = similar_texts(work, examples, chosen) if config.negatives == "similar" else {}
     material, skipped = {}, []
-    for latent in np.unique(np.concatenate(list(groups.values()))).tolist():
+    for latent in chosen:
+        silent = None
+        if "detection" in config.scorers:
+            silent = similar[latent] if similar else examples.silent_for(latent)
         one = gather(
-            examples.texts_of(latent), examples.silent_for(latent), explain=_EXPLAIN,
-            score=_SCORE, seed=config.seed,
+            examples.texts_of(latent), silent, explain=_EXPLAIN, score=_SCORE, seed=config.seed
         )
         if one is None:
             skipped.append(latent)
@@ -115,13 +116,15 @@ def autointerp_stage(
         say("No explanations: no latent has enough examples.")
         return None
     with explaining_judge(work) as judge:
-        scores = explain_and_score(
-            judge, material, lambda ids: token_texts(work.chat.tokenizer, ids), seed=config.seed
+        explained = explain_and_score(
+            judge, material, lambda ids: token_texts(work.chat.tokenizer, ids),
+            scorers=config.scorers, seed=config.seed,
         )
         say(f"Explanations by {judge.name}: {judge.totals.line()}.")
     found = {
         "groups": {name: [int(j) for j in of] for name, of in groups.items()},
-        "scores": [plain(score) for score in scores], "skipped": skipped,
+        "scorers": list(config.scorers), "negatives": config.negatives,
+        "latents": [plain(one) for one in explained], "skipped": skipped,
     }
     work.workdir.write_json(AUTOINTERP, found)
     return found
@@ -136,10 +139,3 @@ def explaining_judge(work: Work) -> Judge:
         config.judge_model, config.judge_url, api_key_env=config.judge_key_variable
     )
     return EndpointJudge(where, log=log)
-
-
-def score_of(record: dict[str, Any]) -> Score:
-    """A score as it lies in the file."""
-    fields = {field.name: record[field.name] for field in dataclasses.fields(Score)}
-    bands = {int(band): tuple(of) for band, of in fields["by_band"].items()}
-    return Score(**fields | {"by_band": bands, "versions": tuple(fields["versions"])})

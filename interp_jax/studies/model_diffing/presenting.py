@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from interp_jax.dictionaries.delta import class_counts
-from interp_jax.studies.model_diffing.autointerp import mean_accuracy
 from interp_jax.studies.model_diffing.bootstrap import Resamples
 from interp_jax.studies.model_diffing.causality import (
     Causality,
@@ -20,7 +19,7 @@ from interp_jax.studies.model_diffing.causality import (
 from interp_jax.studies.model_diffing.conditions import Sets
 from interp_jax.studies.model_diffing.config import ModelDiffingConfig
 from interp_jax.studies.model_diffing.examples_stage import Found
-from interp_jax.studies.model_diffing.explain_stage import score_of
+from interp_jax.studies.model_diffing.explanation_scores import explained_of, mean_accuracy
 from interp_jax.studies.model_diffing.latent_scaling import LatentScaling
 from interp_jax.studies.model_diffing.latent_table import class_names
 from interp_jax.studies.model_diffing.subsets import (
@@ -221,24 +220,34 @@ def explained_part(found: Findings) -> dict[str, Any] | None:
     """Explanations with their scores, and the mean over each group of latents."""
     if found.explained is None:
         return None
-    scores = [score_of(record) for record in found.explained["scores"]]
+    explained = [explained_of(record) for record in found.explained["latents"]]
     groups = {
-        name: mean_accuracy([s for s in scores if s.latent in set(latents)])
+        name: {
+            scorer: mean_accuracy([e.scores[scorer] for e in explained if e.latent in set(latents)])
+            for scorer in found.explained["scorers"]
+        }
         for name, latents in found.explained["groups"].items()
     }
+    scores = [score for e in explained for score in e.scores.values()]
     return plain({
         "groups": groups, "skipped": len(found.explained["skipped"]),
+        "similar": found.explained["negatives"] == "similar",
         "unanswered": sum(s.unanswered for s in scores),
         "asked": sum(s.unanswered + s.positives + s.negatives for s in scores),
+        "left_out": sum(s.left_out for s in scores),
         "latents": [
-            {"latent": s.latent, "delta": float(found.delta[s.latent]),
-             "explanation": s.explanation, "accuracy": s.balanced_accuracy, "hits": s.hits,
-             "positives": s.positives, "rejections": s.rejections, "negatives": s.negatives,
-             "unanswered": s.unanswered}
-            for s in scores
+            {"latent": e.latent, "delta": float(found.delta[e.latent]),
+             "explanation": e.explanation,
+             "scores": {
+                 scorer: {"accuracy": s.balanced_accuracy, "hits": s.hits,
+                          "positives": s.positives, "rejections": s.rejections,
+                          "negatives": s.negatives}
+                 for scorer, s in e.scores.items()
+             }}
+            for e in explained
         ],
-        "judge": sorted({s.judge for s in scores}),
-        "versions": sorted({v for s in scores for v in s.versions}),
+        "judge": sorted({e.judge for e in explained}),
+        "versions": sorted({*(e.version for e in explained), *(s.version for s in scores)}),
     })  # fmt: skip
 
 

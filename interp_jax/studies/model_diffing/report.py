@@ -140,12 +140,15 @@ def _causal(causality: Mapping[str, Any]) -> list[str]:
 
 
 def _explained(explained: Mapping[str, Any]) -> str:
-    found = explained["groups"].get("largest Delta")
-    if not found:
+    told = " and ".join(
+        f"{_with_interval(found, _percent)} by {scorer}"
+        for scorer, found in explained["groups"]["largest Delta"].items() if found
+    )
+    if not told:
         return "No reply of the judge could be read."
     return (
         f"Explanations of the latents of largest Delta tell where these fire with a balanced "
-        f"accuracy of {_with_interval(found, _percent)} (chance: 50 %)."
+        f"accuracy of {told} (chance: 50 %)."
     )
 
 

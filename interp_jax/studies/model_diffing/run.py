@@ -12,7 +12,8 @@
     scaling     scaling.npz                     the models, the crosscoder, data
     examples    examples.npz, templates.npz     scaling.npz, held-out data
     causality   causality.jsonl                 scaling.npz, held-out conversations
-    autointerp  autointerp.json, judge.jsonl    scaling.npz, examples.npz
+    autointerp  autointerp.json, judge.jsonl,   scaling.npz, examples.npz
+                similar.npz (--negatives=similar)   and held-out data for the last
     report      report.html, latents.csv        scaling.npz, and whatever else is there
 
 The same config run again in a workdir goes on: what is finished is read, latent scaling goes on at

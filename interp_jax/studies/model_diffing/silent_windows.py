@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from interp_jax.studies.model_diffing.autointerp import Text
+from interp_jax.studies.model_diffing.scoring_texts import Text
 
 WINDOW = 32
 

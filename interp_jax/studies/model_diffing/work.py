@@ -30,6 +30,7 @@ from interp_jax.studies.model_diffing.conversations import Rows, token_rows
 
 SCALING, EXAMPLES, TEMPLATES = "scaling.npz", "examples.npz", "templates.npz"
 CAUSALITY, AUTOINTERP, JUDGE_LOG = "causality.jsonl", "autointerp.json", "judge.jsonl"
+SIMILAR = "similar.npz"
 REPORT, LATENTS = "report.html", "latents.csv"
 
 

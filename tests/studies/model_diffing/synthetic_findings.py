@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from interp_jax.dictionaries.examples import collect_examples
-from interp_jax.studies.model_diffing.autointerp import Score
 from interp_jax.studies.model_diffing.causality import BASE_MODEL, Causality
 from interp_jax.studies.model_diffing.conditions import choose_sets, paper_conditions
 from interp_jax.studies.model_diffing.config import ModelDiffingConfig
 from interp_jax.studies.model_diffing.examples_stage import Found
+from interp_jax.studies.model_diffing.explanation_scores import Explained, Score
 from interp_jax.studies.model_diffing.latent_scaling import LatentScaling
 from interp_jax.studies.model_diffing.patched_forward import METRICS
 from interp_jax.studies.model_diffing.positions import SETS
@@ -99,14 +99,20 @@ def make_findings(seed: int = 0) -> Findings:
         bos=near(np.zeros(F)), slots=near(share / 10)[None].T.repeat(10, 1),
         by_strength=np.tile(share[:, None], (1, 4)), of_data=0.21, groups=groups,
     )
-    scores = [
-        Score(
-            j, f"words about {j} & <b>more</b>", 8 - j % 3, 10, 9, 10, j % 2, {0: (3, 4)}, "judge-1"
-        )
+    scored = lambda hits, version, **over: Score(
+        **dict(hits=hits, positives=10, rejections=9, negatives=10, unanswered=0, left_out=0,
+               by_band={0: (3, 4)}, version=version) | over
+    )  # fmt: skip
+    latents = [
+        Explained(j, f"words about {j} & <b>more</b>", "judge-1", "explain-1", {
+            "detection": scored(8 - j % 3, "detect-1", unanswered=j % 2),
+            "fuzzing": scored(6 - j % 3, "fuzz-1", left_out=j % 2),
+        })
         for j in (0, 1, 2, 100)
-    ]
+    ]  # fmt: skip
     explained = {"groups": {"largest Delta": [0, 1, 2], "shared": [100]}, "skipped": [5],
-                 "scores": [plain(s) for s in scores]}  # fmt: skip
+                 "scorers": ["detection", "fuzzing"], "negatives": "random",
+                 "latents": [plain(one) for one in latents]}  # fmt: skip
     sizes = tuple(None if c.name in ("none", "full", "template") else 10 for c in conditions)
     return Findings(
         delta, scaling, Found(make_examples(), statistics, np.ones(F), {}, make_twins()),

@@ -111,6 +111,9 @@ def test_nearest_latents(monkeypatch):
     # More neighbours than there are others: the row of zeros is none.
     assert (nearest_latents(rows, 99)[0] == -1).sum() == 20 + 20
     assert nearest_latents(rows[:1])[0].shape == (1, 0)
+    some = nearest_latents(rows, 5, of=[20, 4, 9])
+    for part, whole in zip(some, (index, cosine), strict=True):
+        np.testing.assert_array_equal(part, whole[[20, 4, 9]])
 
 
 def test_refusals_of_directions():

@@ -56,6 +56,25 @@ def test_causality_cells_are_ratios_of_sums():
     assert cells["full", "all"]["recovered"]["value"] == 1
 
 
+def test_scores_stand_side_by_side():
+    found = make_findings()
+    parts = make_parts(found)["explained"]
+    for group, latents in (("largest Delta", [0, 1, 2]), ("shared", [100])):
+        for scorer, most in (("detection", 8), ("fuzzing", 6)):
+            mean = np.mean([((most - j % 3) / 10 + 0.9) / 2 for j in latents])
+            one = parts["groups"][group][scorer]
+            assert one["value"] == pytest.approx(mean) and one["rows"] == len(latents)
+    assert parts["latents"][1]["scores"]["fuzzing"]["hits"] == 5
+    assert (parts["unanswered"], parts["left_out"], parts["similar"]) == (1, 1, False)
+    assert parts["versions"] == ["detect-1", "explain-1", "fuzz-1"]
+    alone = {**found.explained, "scorers": ["fuzzing"], "latents": [
+        {**one, "scores": {"fuzzing": one["scores"]["fuzzing"]}}
+        for one in found.explained["latents"]
+    ]}  # fmt: skip
+    told = " ".join(findings(make_parts(dataclasses.replace(found, explained=alone))))
+    assert "by fuzzing" in told and "by detection" not in told
+
+
 def test_findings_are_sentences_of_what_was_measured():
     told = findings(make_parts())
     text = " ".join(told)
@@ -64,7 +83,8 @@ def test_findings_are_sentences_of_what_was_measured():
     assert "costs 0.4" in text and "recovers 58.3 %" in text
     assert "Delta ranks latents by what they do" in text
     assert "40 % (95 % interval 40 % to 40 %) of the 30 chat-only latents" in text
-    assert "balanced accuracy of" in text
+    assert "balanced accuracy of 80 % (95 % interval" in text
+    assert "by detection and 70 % (95 % interval" in text and "by fuzzing (chance" in text
     assert not any("nan" in sentence or "None" in sentence for sentence in told)
 
 

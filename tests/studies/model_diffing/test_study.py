@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from interp_jax.dictionaries.examples import document_ids
+from interp_jax.interventions.run import run as run_network
+from interp_jax.interventions.verbs import read
 from interp_jax.runtime.errors import UserError
-from interp_jax.studies.model_diffing import explain_stage, scaling_stage
+from interp_jax.studies.model_diffing import explain_stage, scaling_stage, similar_texts
 from interp_jax.studies.model_diffing.conversations import token_rows
 from interp_jax.studies.model_diffing.report import findings
 from interp_jax.studies.model_diffing.run import run, summary_of
 from interp_jax.studies.model_diffing.template_tokens import Slots, template_slots
 from tests.studies.model_diffing.small_pair import (
+    CONFIG,
     TWIN,
     crosscoder,
     pair,
@@ -29,7 +34,7 @@ def go(config, dictionary=None):
 
 
 def rule(pieces):
-    return json.dumps({"active": [n for n, words in pieces if "w1" in words]})
+    return [n for n, words in pieces if "w1" in words]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def whole(tmp_path_factory):
             explain_stage, "explaining_judge",
             lambda work: Known(rule, work.workdir / explain_stage.JUDGE_LOG),
         )
-        config = small_config(folder / "run", data, judge="local")
+        config = small_config(folder / "run", data, judge="local", negatives="similar")
         result = go(config)
     return config, result
 
@@ -52,12 +57,13 @@ def test_everything_is_there_and_told(whole):
     left = {path.name for path in result.workdir.iterdir()}
     assert {"report.html", "latents.csv", "scaling.npz", "examples.npz", "templates.npz",
             "causality.jsonl",
-            "autointerp.json", "judge.jsonl", "config.json", "provenance.json",
+            "autointerp.json", "judge.jsonl", "similar.npz", "config.json", "provenance.json",
             "metrics.jsonl"} <= left  # fmt: skip
     assert not [name for name in left if "state" in name]
     told = " ".join(findings(summary_of(result, config)))
     for word in ("latents a token", "decoder norms", "latent scaling confirms", "nats a token",
-                 "balanced accuracy", "base-only latent: 1 (decoder cosine"):  # fmt: skip
+                 "balanced accuracy", "by detection", "by fuzzing",
+                 "base-only latent: 1 (decoder cosine"):  # fmt: skip
         assert word in told
     facts = json.loads((result.workdir / "provenance.json").read_text())
     assert facts["base"]["weights"] == "hash of base" and facts["weights"] == "hash of chat"
@@ -119,9 +125,66 @@ def test_the_same_again_reads_what_is_there(whole, monkeypatch):
     np.testing.assert_array_equal(again.scaling.ratios["nu_eps"], result.scaling.ratios["nu_eps"])
     np.testing.assert_array_equal(again.scaling.controls["random"]["nu_r"],
                                   result.scaling.controls["random"]["nu_r"])  # fmt: skip
-    other = small_config(config.workdir, config.data, judge="local", tokens=401)
-    with pytest.raises(UserError, match="tokens: 400 there, 401 now"):
-        go(other)
+    for over, says in (
+        ({"tokens": 401}, "tokens: 400 there, 401 now"),
+        ({"scorers": ("detection",)}, r'scorers: \["detection", "fuzzing"\] there'),
+        ({"negatives": "random"}, 'negatives: "similar" there, "random" now'),
+    ):
+        fields = {"judge": "local", "negatives": "similar"} | over
+        with pytest.raises(UserError, match=says):
+            go(small_config(config.workdir, config.data, **fields))
+
+
+def test_similar_negatives_are_of_the_nearest_latents_and_silent(whole):
+    config, result = whole
+    d, (base, chat) = crosscoder(), pair()
+    explained = json.loads((result.workdir / "autointerp.json").read_text())
+    with np.load(result.workdir / "similar.npz") as file:
+        arrays = dict(file)
+    chosen = sorted({j for of in explained["groups"].values() for j in of})
+    decoder = np.asarray(d.array("decoder"), np.float64).reshape(40, -1)
+    unit = decoder / np.linalg.norm(decoder, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    cosine[:, result.findings.examples.examples.density == 0] = -2
+    np.fill_diagonal(cosine, -2)
+    for place, latent in enumerate(chosen):
+        nearest = np.argsort(-cosine[latent])[:10]
+        assert arrays["neighbours"][place].tolist() == nearest.tolist()
+    # Whether a latent is silent on a window is seen in its whole conversation.
+    site, known = read("resid_post[1]", name="h"), {}
+    for rows in token_rows(chat, config.data, rows=4, length=48, seed=1):
+        x = [run_network(lm.network, rows.batch(), site)[1]["h"][0] for lm in (base, chat)]
+        code = d.activations(jnp.stack(x, axis=2).reshape(-1, 2, CONFIG.width))
+        active = np.asarray(code).reshape(4, 48, 40) > 0
+        for row, document in enumerate(document_ids(rows.tokens, rows.valid)[:, 0].tolist()):
+            known[document] = (rows.tokens[row], active[row])
+    assert len(arrays["document"]) > 50 and 0 < arrays["silent"].mean() < 1
+    for window, document, told in zip(
+        arrays["tokens"], arrays["document"].tolist(), arrays["silent"], strict=True
+    ):
+        tokens, active = known[document]
+        words = window[window >= 0]
+        fits = [s for s in range(49 - len(words)) if (tokens[s : s + len(words)] == words).all()]
+        (start,) = fits
+        fires = active[start : start + len(words)].any(0)[chosen]
+        np.testing.assert_array_equal(told, ~fires)
+
+
+def test_explaining_goes_on_with_the_texts_and_replies_that_are_there(whole, monkeypatch):
+    config, result = whole
+    before = (result.workdir / "autointerp.json").read_bytes()
+    (result.workdir / "autointerp.json").unlink()  # as a run leaves it that died while asking
+
+    def asked(pieces):
+        raise AssertionError("a question whose reply is in the log")
+
+    monkeypatch.setattr(
+        explain_stage, "explaining_judge",
+        lambda work: Known(asked, work.workdir / explain_stage.JUDGE_LOG),
+    )
+    monkeypatch.setattr(similar_texts, "_silent", None)  # no pass is made anew
+    go(config)
+    assert (result.workdir / "autointerp.json").read_bytes() == before
 
 
 class Killed(Exception):
@@ -171,6 +234,8 @@ def test_a_stage_without_what_it_needs_is_refused(tmp_path):
         ({"effective": 0}, "1 or more latents, or -1"),
         ({"controls": ("random", "random")}, "each once"),
         ({"twin_cosine": 1.0}, "at least 0 and below 1"),
+        ({"scorers": ()}, "some of detection, fuzzing, each once"),
+        ({"scorers": ("fuzzing",), "negatives": "similar"}, "detection among --scorers"),
     ],
 )
 def test_bad_configs(over, says):

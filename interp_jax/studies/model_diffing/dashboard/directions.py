@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.models.decoder import Decoder
 from interp_jax.runtime.errors import UserError
 
@@ -72,29 +73,40 @@ def logit_effects(network: Decoder, rows, k: int = 10) -> LogitEffects:
     return LogitEffects(*parts)
 
 
-def nearest_latents(rows, k: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def whole_rows(dictionary: Dictionary) -> jax.Array:
+    """float32 [F, O*D], a latent's rows for all outputs side by side, as they are written."""
+    outs = range(dictionary.config.outs)
+    return jnp.concatenate([dictionary.written_rows(output) for output in outs], axis=1)
+
+
+def nearest_latents(rows, k: int = 8, of=None) -> tuple[np.ndarray, np.ndarray]:
     """The other latents whose rows point the same way, best first.
 
     Args:
-        rows: float [F, E]; of a crosscoder the whole row, all outputs side by side.
+        rows: float [F, E]; of a crosscoder the whole row, see `whole_rows`.
         k: how many; at most F - 1 are given.
+        of: int [G], the latents whose neighbours are wanted; None for all, G = F.
 
     Returns:
-        int32 [F, k] and cosines float32 [F, k]; -1 and NaN where there is none: a row of zeros has
+        int32 [G, k] and cosines float32 [G, k]; -1 and NaN where there is none: a row of zeros has
         no neighbours and is nobody's.
     """
     rows = jnp.asarray(rows, jnp.float32)
+    own = jnp.arange(len(rows), dtype=jnp.int32) if of is None else jnp.asarray(of, jnp.int32)
     k = min(k, len(rows) - 1)
-    if k < 1:
-        return np.zeros((len(rows), 0), np.int32), np.zeros((len(rows), 0), np.float32)
+    if k < 1 or not len(own):
+        none = (len(own), max(k, 0))
+        return np.zeros(none, np.int32), np.zeros(none, np.float32)
     rows, there = _unit(rows)
-    found = []
-    for number, block in enumerate(_blocks(rows)):
-        first = jnp.asarray(number * BLOCK, jnp.int32)
-        found.append(_nearest(block, first, rows, there, k))
-    index, cosine = (np.concatenate(part)[: len(rows)] for part in zip(*found, strict=True))
+    found = [
+        _nearest(block, numbers, rows, there, k)
+        for block, numbers in zip(
+            _blocks(rows if of is None else rows[own]), _blocks(own), strict=True
+        )
+    ]
+    index, cosine = (np.concatenate(part)[: len(own)] for part in zip(*found, strict=True))
     # Itself and rows of zeros were given a cosine that none has.
-    valid = np.asarray(there)[:, None] & (cosine > _NO_COSINE)
+    valid = np.asarray(there[own])[:, None] & (cosine > _NO_COSINE)
     return np.where(valid, index, -1), np.where(valid, cosine, np.nan).astype(np.float32)
 
 
@@ -102,7 +114,7 @@ def _blocks(rows: jax.Array):
     """Blocks of one size, so that one program does; the last is filled up with zeros."""
     for begin in range(0, len(rows), BLOCK):
         block = rows[begin : begin + BLOCK]
-        yield jnp.pad(block, ((0, BLOCK - len(block)), (0, 0)))
+        yield jnp.pad(block, ((0, BLOCK - len(block)), *((0, 0),) * (rows.ndim - 1)))
 
 
 def _unit(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,14 +140,13 @@ def _effects(rows, gain, head, spec: str, k: int):
 
 
 @partial(jax.jit, static_argnames=("k",))
-def _top_cosines(block, first, rows, there, k: int):
+def _top_cosines(block, own, rows, there, k: int):
     cosine = jnp.einsum("bd,fd->bf", block, rows, precision=jax.lax.Precision.HIGHEST)
-    own = first + jnp.arange(block.shape[0], dtype=jnp.int32)
     every = jnp.arange(rows.shape[0], dtype=jnp.int32)
     out = (every[None] == own[:, None]) | ~there[None]
     best, index = jax.lax.top_k(jnp.where(out, _NO_COSINE, cosine), k)
     return index, best
 
 
-def _nearest(block, first, rows, there, k: int):
-    return jax.device_get(_top_cosines(block, first, rows, there, k))
+def _nearest(block, own, rows, there, k: int):
+    return jax.device_get(_top_cosines(block, own, rows, there, k))

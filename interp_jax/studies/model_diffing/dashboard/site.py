@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from interp_jax.dictionaries.dictionary import Dictionary
@@ -36,7 +34,11 @@ from interp_jax.studies.model_diffing.dashboard.blocks import (
     used_tokens,
 )
 from interp_jax.studies.model_diffing.dashboard.columns import Column, columns_of
-from interp_jax.studies.model_diffing.dashboard.directions import LogitEffects, nearest_latents
+from interp_jax.studies.model_diffing.dashboard.directions import (
+    LogitEffects,
+    nearest_latents,
+    whole_rows,
+)
 from interp_jax.studies.model_diffing.dashboard.words import token_texts
 
 _PAGE = "interp_jax.studies.model_diffing.dashboard.page"
@@ -92,7 +94,7 @@ def build_dashboard(
             found=f"logit effects of {len(effects.raised)} latents",
             expected=f"{len(examples.active)}", do="make them with this dictionary",
         )
-    near = nearest_latents(_whole_rows(dictionary), neighbours) if neighbours else None
+    near = nearest_latents(whole_rows(dictionary), neighbours) if neighbours else None
     used = used_tokens(examples, effects)
     words = embed_json(token_texts(tokenizer, used.tolist()))
     folder = out / "data"
@@ -131,12 +133,6 @@ def build_dashboard(
         if other.name != place and _OURS.fullmatch(other.name):
             shutil.rmtree(other)
     return index
-
-
-def _whole_rows(dictionary: Dictionary) -> jax.Array:
-    """float32 [F, O*D], a latent's rows for all outputs side by side, as they are written."""
-    outs = range(dictionary.config.outs)
-    return jnp.concatenate([dictionary.written_rows(output) for output in outs], axis=1)
 
 
 def _numbered(texts):

@@ -117,17 +117,26 @@
       t.joint.map((row, k) => [names[k], ...row.map(number)])), el("p", { class: "aside", text: `Silent: below ${number(silence)} of the maximum.` }));
   };
 
+  const SIDES = { detection: ["active", "silent"], fuzzing: ["marked right", "marked wrong"] };
   report.showExplained = function () {
     const e = data.explained;
     if (!e) return place("explained", report.missing("No judge was asked; --judge names one."));
     const rows = e.latents.slice().sort((a, b) => b.delta - a.delta);
-    place("explained", report.plainTable(["Latents", "Mean balanced accuracy (interval over latents)"],
-      Object.entries(e.groups).map(([name, found]) => [name, within(found, percent)])),
-    el("p", { class: "aside", text: `Judge ${e.judge.join(", ") || "\u2013"}, prompts ${e.versions.join(", ") || "\u2013"}. ${number(e.unanswered)} of ${number(e.asked)} answers could not be read; latents with too few examples: ${number(e.skipped)}.` }),
+    const scorers = Object.keys(Object.values(e.groups)[0]);
+    const told = (scorer, score) => [`${scorer} ${percent(score.accuracy)}`,
+      el("small", { text: `${score.hits} of ${score.positives} ${SIDES[scorer][0]}, ${score.rejections} of ${score.negatives} ${SIDES[scorer][1]}` })];
+    const asides = [`Judge ${e.judge.join(", ") || "\u2013"}, prompts ${e.versions.join(", ") || "\u2013"}.`,
+      "Means over latents, with intervals over latents.",
+      `${number(e.unanswered)} of ${number(e.asked)} answers could not be read; latents with too few examples: ${number(e.skipped)}.`];
+    if (scorers.includes("detection")) asides.push(`Texts without the latent: ${e.similar ? "examples of the latents with the most similar decoder rows" : "drawn from all texts"}.`);
+    if (scorers.includes("fuzzing")) asides.push(`Texts with too few silent tokens to mark, left out of fuzzing: ${number(e.left_out)}.`);
+    place("explained", report.plainTable(["Latents", ...scorers.map((scorer) => `Balanced accuracy, ${scorer}`)],
+      Object.entries(e.groups).map(([name, found]) => [name, ...scorers.map((scorer) => within(found[scorer], percent))])),
+    el("p", { class: "aside", text: asides.join(" ") }),
     el("ul", { class: "explained" }, rows.map((row) => el("li", { "data-latent": row.latent },
       el("span", {}, `Latent ${row.latent}`, el("small", { text: `Delta ${number(row.delta)}` })),
       el("span", { class: "quote", dir: "auto", text: row.explanation || "\u2013" }),
-      el("span", { class: "told" }, percent(row.accuracy), el("small", { text: `${row.hits} of ${row.positives} active, ${row.rejections} of ${row.negatives} silent` }))))));
+      el("span", { class: "told" }, scorers.flatMap((scorer) => told(scorer, row.scores[scorer])))))));
   };
 
   report.showRun = function () {
