@@ -74,7 +74,7 @@ def test_the_page_shows_the_numbers(browser, page, parts):
     assert "divergence above 0.50\t1\t50\u2009%" in text_of(browser, "#twins")
     assert "words about 0 & <b>more</b>" in text_of(browser, "#explained .quote")
     own = text_of(browser, "#explained [data-latent='0'] .told")
-    assert "detection 85" in own and "fuzzing 75" in own and "6 of 10 marked right" in own
+    assert "detection 85" in own and "fuzzing 75" in own and "6 of 10 right marks" in own
     told = text_of(browser, "#explained .aside")
     assert "left out of fuzzing: 1" in told and "drawn from all texts" in told
     assert text_of(browser, "#findings").count("\n") >= 5

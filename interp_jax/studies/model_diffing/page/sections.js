@@ -117,7 +117,7 @@
       t.joint.map((row, k) => [names[k], ...row.map(number)])), el("p", { class: "aside", text: `Silent: below ${number(silence)} of the maximum.` }));
   };
 
-  const SIDES = { detection: ["active", "silent"], fuzzing: ["marked right", "marked wrong"] };
+  const SIDES = { detection: ["active", "silent"], fuzzing: ["right marks", "wrong ones"] };
   report.showExplained = function () {
     const e = data.explained;
     if (!e) return place("explained", report.missing("No judge was asked; --judge names one."));
