@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,10 @@ from interp_jax.models.cache import Cache, join_keys, write_keys
 from interp_jax.models.config import LayerKind, ModelConfig
 from interp_jax.models.layers import Linear, RMSNorm, activate, rotate
 from interp_jax.models.taps import Context, Placed, Record, run_taps
+from interp_jax.models.token_parts import in_parts
+
+# Taps here are given all tokens at once.
+_MLP_INSIDE = frozenset(("proj_gate", "proj_up", "mlp_hidden", "proj_down"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +96,16 @@ class Block(struct.Struct):
         added, stored = self._attention(x, frame, stored, prefix, context, record, tap, project)
         x = tap("resid_mid", x + added)
         hidden = tap("mlp_in", self.mlp_norm(x))
-        hidden = activate(frame.config.activation, project("gate", hidden)) * project("up", hidden)
-        added = project("down", tap("mlp_hidden", hidden))
+        whole = any(placed.tap.site.name in _MLP_INSIDE for placed in self.taps)
+        mlp = partial(self._mlp, frame.config.activation, tap, project)
+        added = mlp(hidden) if whole else in_parts(mlp, hidden)
         if self.mlp_post_norm is not None:
             added = self.mlp_post_norm(added)
         return tap("resid_post", x + tap("mlp_out", added)), stored
+
+    def _mlp(self, activation: str, tap, project, x: jax.Array) -> jax.Array:
+        hidden = activate(activation, project("gate", x)) * project("up", x)
+        return project("down", tap("mlp_hidden", hidden))
 
     def _project(self, name: str, x: jax.Array, context: Context, record: Record):
         y = getattr(self, name)(x)

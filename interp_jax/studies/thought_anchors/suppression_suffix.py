@@ -33,6 +33,7 @@ Recompute = Literal["suffix", "full"]
 MOST_GROUPS = 8
 _FINE, _COARSE = 16, 64  # what lengths are multiples of, in short and in long traces
 _LONG = 512
+_SHORT_PREFIX = 64
 # What a call costs beside its rows, in rows: reading the weights once, and starting it.
 _CALL_COST = {"cpu": 0.1, "gpu": 3.0}
 # On a CPU more rows make no product quicker, and hold more memory (measured with 1,088 tokens).
@@ -75,9 +76,16 @@ def suffix_groups(
     lengths = _up(needed[order], grain)
     cuts = min((_cheapest(lengths, rows) for rows in _row_counts(at_once)), key=lambda c: c[0])[1]
     return [
-        Group(max(end - int(lengths[i]), 0), int(lengths[i]), tuple(sorted(order[i:j].tolist())))
+        _group(end, int(lengths[i]), tuple(sorted(order[i:j].tolist())))
         for i, j in zip(cuts[:-1], cuts[1:], strict=True)
     ]
+
+
+def _group(end: int, length: int, sources: tuple[int, ...]) -> Group:
+    # To look at so short a prefix costs more than to run it.
+    if end - length < _SHORT_PREFIX:
+        return Group(0, _up(end, _FINE), sources)
+    return Group(end - length, length, sources)
 
 
 def _row_counts(at_once: int) -> range:
