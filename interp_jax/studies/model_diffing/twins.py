@@ -24,6 +24,7 @@ from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.runtime.errors import UserError
 from interp_jax.studies.model_diffing import template_tokens
 from interp_jax.studies.model_diffing.bootstrap import divide
+from interp_jax.studies.model_diffing.dashboard.directions import row_blocks, unit_rows
 
 COSINE = 0.9
 EDGES = (1e-6, *template_tokens.EDGES)
@@ -130,15 +131,12 @@ def cosines_above(
             expected="at least 0 and below 1", do="correct the threshold",
         )
     first, second, cosine = [], [], []
-    for begin in range(0, len(rows), block):
-        for start in range(0, len(others), block):
-            of = jax.device_get(_cosines(
-                _filled(rows[begin : begin + block], block),
-                _filled(others[start : start + block], block),
-            ))  # fmt: skip
+    for i, part in enumerate(row_blocks(rows, block)):
+        for j, other in enumerate(row_blocks(others, block)):
+            of = jax.device_get(_cosines(part, other))
             a, b = np.nonzero(of > threshold)
-            first.append(a + begin)
-            second.append(b + start)
+            first.append(a + i * block)
+            second.append(b + j * block)
             cosine.append(of[a, b])
     if not first:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -147,16 +145,10 @@ def cosines_above(
     return a[order], b[order], np.concatenate(cosine)[order]
 
 
-def _filled(rows: jax.Array, block: int) -> jax.Array:
-    # Blocks of one size, so that one program does.
-    return jnp.pad(rows, ((0, block - len(rows)), (0, 0)))
-
-
 @jax.jit
 def _cosines(rows: jax.Array, others: jax.Array) -> jax.Array:
     """float32 [A, B]; 0 for a row of zeros."""
-    length = [jnp.linalg.norm(of, axis=-1, keepdims=True) for of in (rows, others)]
-    a, b = (of / jnp.where(n > 0, n, 1.0) for of, n in zip((rows, others), length, strict=True))
+    (a, _), (b, _) = unit_rows(rows), unit_rows(others)
     return jnp.einsum("ad,bd->ab", a, b, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -121,6 +121,15 @@ def test_the_suffix_runs_fewer_tokens():
     assert (whole.start, len(whole.sources)) == (0, 50)
 
 
+@pytest.mark.parametrize(
+    "first, end, group",
+    [(14, 1096, (0, 1104)), (100, 1096, (72, 1024)), (20, 60, (12, 48)), (2, 60, (0, 64))],
+)
+def test_only_a_short_prefix_is_run_with_what_follows(first, end, group):
+    (found,) = suffix_groups([first], end)
+    assert (found.start, found.length) == group
+
+
 def test_a_sentence_beyond_every_window_changes_nothing(network, trace):
     """No head reaches so far back, so the last targets are the floor to the bit."""
     pattern = tuple(dataclasses.replace(kind, window=4) for kind in network.config.pattern)

@@ -7,6 +7,7 @@ multiplications. Only the few best leave the device.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -68,7 +69,7 @@ def logit_effects(network: Decoder, rows, k: int = 10) -> LogitEffects:
     norm = network.final_norm
     gain = norm.gain.astype(jnp.float32) + jnp.float32(norm.offset)
     head, spec = (network.embed, "vd") if network.head is None else (network.head, "dv")
-    blocks = [_effects(block, gain, head, spec, k) for block in _blocks(rows)]
+    blocks = [_effects(block, gain, head, spec, k) for block in row_blocks(rows, BLOCK)]
     parts = [np.concatenate(part)[: len(rows)] for part in zip(*blocks, strict=True)]
     return LogitEffects(*parts)
 
@@ -97,11 +98,12 @@ def nearest_latents(rows, k: int = 8, of=None) -> tuple[np.ndarray, np.ndarray]:
     if k < 1 or not len(own):
         none = (len(own), max(k, 0))
         return np.zeros(none, np.int32), np.zeros(none, np.float32)
-    rows, there = _unit(rows)
+    rows, there = unit_rows(rows)
     found = [
         _nearest(block, numbers, rows, there, k)
         for block, numbers in zip(
-            _blocks(rows if of is None else rows[own]), _blocks(own), strict=True
+            row_blocks(rows if of is None else rows[own], BLOCK), row_blocks(own, BLOCK),
+            strict=True,
         )
     ]
     index, cosine = (np.concatenate(part)[: len(own)] for part in zip(*found, strict=True))
@@ -110,21 +112,22 @@ def nearest_latents(rows, k: int = 8, of=None) -> tuple[np.ndarray, np.ndarray]:
     return np.where(valid, index, -1), np.where(valid, cosine, np.nan).astype(np.float32)
 
 
-def _blocks(rows: jax.Array):
+def row_blocks(rows: jax.Array, size: int) -> Iterator[jax.Array]:
     """Blocks of one size, so that one program does; the last is filled up with zeros."""
-    for begin in range(0, len(rows), BLOCK):
-        block = rows[begin : begin + BLOCK]
-        yield jnp.pad(block, ((0, BLOCK - len(block)), *((0, 0),) * (rows.ndim - 1)))
+    for begin in range(0, len(rows), size):
+        block = rows[begin : begin + size]
+        yield jnp.pad(block, ((0, size - len(block)), *((0, 0),) * (rows.ndim - 1)))
 
 
-def _unit(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def unit_rows(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows [F, D] at length 1, and bool [F]: which could be; a row of zeros stays one."""
     length = jnp.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / jnp.where(length > 0, length, 1.0), length[:, 0] > 0
 
 
 @partial(jax.jit, static_argnames=("spec", "k"))
 def _top_effects(rows, gain, head, spec: str, k: int):
-    rows, there = _unit(rows)
+    rows, there = unit_rows(rows)
     effects = jnp.einsum(
         f"fd,{spec}->fv", rows * gain[None], head.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
