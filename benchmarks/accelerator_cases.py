@@ -32,7 +32,7 @@ from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import build_decoder
 from interp_jax.models.fused import fused_attention
 from interp_jax.studies.thought_anchors.suppression import suppression_effects
-from interp_jax.studies.thought_anchors.suppression_suffix import suffix_groups
+from interp_jax.studies.thought_anchors.suppression_plan import plan_suffixes
 
 LAYOUTS = ("scanned", "unrolled")
 ROWS = (1, 16, 64)
@@ -186,8 +186,8 @@ def suppression(shape: str, ceilings: Ceilings, quick: bool):
     effects = suppression_effects(network, trace).effects
     ours = median_seconds(lambda: suppression_effects(network, trace), 3) / count
     model = torch_model(config, params)
-    groups = suffix_groups(spans[:, 0], end)
-    mine = our_flops(config, groups, spans[:, 0]) / count
+    plan = plan_suffixes(spans[:, 0], end)
+    mine = our_flops(config, plan, spans[:, 0]) / count
     whole = flops(config, end, end, end)
     print(f"suppression {shape}: {mine / 1e12:.2f} TFLOP a source, {whole / 1e12:.2f} in full")
     for name in ("vectorised", "published"):

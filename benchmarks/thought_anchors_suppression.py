@@ -59,6 +59,7 @@ from interp_jax.models.config import ModelConfig, parameter_shapes
 from interp_jax.models.decoder import Decoder
 from interp_jax.models.safetensors_write import save_hf
 from interp_jax.studies.thought_anchors.asking import Trace
+from interp_jax.studies.thought_anchors.comparing import base_of
 from interp_jax.studies.thought_anchors.suppression import (
     FLOOR,
     SOURCES_AT_ONCE,
@@ -67,13 +68,11 @@ from interp_jax.studies.thought_anchors.suppression import (
     suppression_effects,
 )
 from interp_jax.studies.thought_anchors.suppression_compat import CAP, FILLER, NUCLEUS
+from interp_jax.studies.thought_anchors.suppression_plan import SuffixPlan, plan_suffixes
 from interp_jax.studies.thought_anchors.suppression_suffix import (
-    Group,
     edited_streams,
-    rows_per_call,
-    shared_prefix,
     suffix_batch,
-    suffix_groups,
+    unedited_trace,
 )
 from interp_jax.text.sentences import split_sentences, token_ranges
 
@@ -256,41 +255,41 @@ def flops(config: ModelConfig, tokens: int, seen: float, predicted: int) -> floa
     return 2.0 * (tokens * (body + attention) + predicted * head)
 
 
-def our_flops(config: ModelConfig, groups: list[Group], firsts: np.ndarray) -> float:
-    """Of the whole matrix: prefix, baselines, suffixes, and the head for all of these.
+def our_flops(config: ModelConfig, plan: SuffixPlan, firsts: np.ndarray) -> float:
+    """Of the whole matrix: the unedited trace, suffixes, and the head for all of these.
 
-    A source's own row meets the head from its first token (`firsts`) on, the baseline from that
-    of the first source of a call on.
+    A source's own row meets the head from its first token (`firsts`) on, the unedited row from
+    that of the first source of a comparison on; and twice before, for its `comparing.Base`.
     """
-    cached = max(group.start for group in groups)
-    total = flops(config, cached, cached / 2, 0)
-    for group in groups:
-        rows, seen = 1 + len(group.sources), group.start + group.length / 2
+    total = flops(config, plan.columns, plan.columns / 2, 2 * plan.columns)
+    for group in plan.groups:
+        rows, seen = len(group.sources) + (not plan.apart), group.start + group.length / 2
         total += rows * flops(config, group.length, seen, 0)
-        stop, own = group.start + group.length, np.sort(firsts[list(group.sources)])
-        compared = np.sum(stop - own) + np.sum(stop - own[::SOURCES_AT_ONCE])
+        own = np.sort(firsts[list(group.sources)])
+        compared = np.sum(plan.columns - own) + np.sum(plan.columns - own[::SOURCES_AT_ONCE])
         total += flops(config, 0, 0, int(compared))
     return total
 
 
-def our_bytes(network: Decoder, trace: Trace, groups: list[Group]) -> dict[str, int]:
+def our_bytes(network: Decoder, trace: Trace, plan: SuffixPlan) -> dict[str, int]:
     """What the compiled programs of the largest group hold besides the weights."""
     end = int(trace.spans[:, 1].max())
-    rows, top = rows_per_call(groups, SOURCES_AT_ONCE), groups[0]
-    prefix = shared_prefix(network, trace.ids, trace.roles, groups)
-    batch = suffix_batch([(trace.ids[:end], trace.roles[:end])] * rows, top, len(trace.ids))
+    unedited = unedited_trace(network, trace, end, plan)
+    rows = [(trace.ids[:end], trace.roles[:end])] * plan.rows
+    batch = suffix_batch(rows, plan.groups[0], len(trace.ids))
     run = edited_streams.lower(
-        network, batch, prefix, np.zeros(rows, np.int32), np.zeros((rows, 1, 2), np.int32)
+        network, batch, unedited, np.zeros(plan.rows, np.int32),
+        np.zeros((plan.rows, 1, 2), np.int32),
     ).compile().memory_analysis()
-    most = max(len(group.sources) for group in groups)
-    stream = jax.ShapeDtypeStruct((top.length, network.config.width), jnp.float32)
+    stream = jax.ShapeDtypeStruct((plan.columns, network.config.width), jnp.float32)
+    heat = jnp.float32(TEMPERATURE)
     compare = span_effects.lower(
-        network, (stream,) * (1 + SOURCES_AT_ONCE), jnp.int32(1), jnp.int32(0), trace.spans,
-        jnp.float32(TEMPERATURE),
+        network, (stream,) * (1 + SOURCES_AT_ONCE), jnp.int32(1), trace.spans, heat,
+        np.zeros(1 + SOURCES_AT_ONCE, np.int32), base_of(network, unedited.stream, heat),
     ).compile().memory_analysis()
     return {
-        "cache": sum(a.nbytes for a in jax.tree.leaves(prefix)),
-        "streams": (1 + most) * top.length * network.config.width * 4,
+        "cache": sum(a.nbytes for a in jax.tree.leaves(unedited.prefix)),
+        "streams": (1 + SOURCES_AT_ONCE) * plan.columns * network.config.width * 4,
         "scratch": max(run.temp_size_in_bytes + run.output_size_in_bytes,
                        compare.temp_size_in_bytes),
     }
@@ -356,14 +355,13 @@ def cases(quick: bool = False, patience: float = 0.0, rounds: int = 3) -> list[d
     lm, rounds, batch = load(dtype="float32"), 1 if quick else rounds, 2 if quick else 4
     trace = make_trace(lm, 12 if quick else 44)
     count, end, config = len(trace.spans), int(trace.spans[:, 1].max()), lm.network.config
-    groups = suffix_groups(trace.spans[:, 0], end)
+    plan = plan_suffixes(trace.spans[:, 0], end)
     sizes = {
         "model": "SmolLM2-135M-Instruct", "dtype": "float32", "tokens": end, "sentences": count,
         "vectorised_batch": batch, "rounds": rounds,
     }
     print(f"{processor()}; {versions()}\n{end} tokens, {count} sentences; groups of "
-          f"{[group.length for group in groups]} positions, "
-          f"{rows_per_call(groups, SOURCES_AT_ONCE)} rows a call")
+          f"{[group.length for group in plan.groups]} positions, {plan.rows} rows a call")
     # Made once: an unrolled network would be copied into this layout at every call.
     network = lm.network.with_layout("scanned")
     start = time.perf_counter()
@@ -397,9 +395,9 @@ def cases(quick: bool = False, patience: float = 0.0, rounds: int = 3) -> list[d
             f"{own[-1].others:.0%})" for name, own in costs.items()), flush=True)
     peak = {side: max(rate[side] for rate in rates) for side in ("XLA", "torch")}
     middle = lambda side, field: statistics.median(getattr(one, field) for one in costs[side])
-    ours = our_flops(config, groups, trace.spans[:, 0]) / count
+    ours = our_flops(config, plan, trace.spans[:, 0]) / count
     theirs = flops(config, end, end, end)
-    held = our_bytes(network, trace, groups)
+    held = our_bytes(network, trace, plan)
     predicted = theirs / ours * peak["XLA"] / peak["torch"]
     floor = ours / peak["XLA"]
     print(f"bare matmul, GFLOP/s: XLA {peak['XLA'] / 1e9:.0f}, torch {peak['torch'] / 1e9:.0f}\n"

@@ -18,6 +18,7 @@ from interp_jax.models.attention_pooled import pooled_attention
 from interp_jax.models.batch import Batch
 from interp_jax.models.cache import position_or_nowhere
 from interp_jax.models.fused import fused_attention
+from interp_jax.models.fused_columns import columns_fit
 from interp_jax.models.layers import row_sum, softcap, wide
 from interp_jax.models.suppression import Suppression
 from interp_jax.models.taps import Context, Placed, Record, at_site, run_taps
@@ -25,6 +26,7 @@ from interp_jax.models.taps import Context, Placed, Record, at_site, run_taps
 # Queries x keys up to which a score matrix is no burden (64 KiB a head); measured on a CPU,
 # the fused path is not faster below it.
 SMALL = 128 * 128
+_SPREAD = 2**21  # numbers in the keys of a layer that may be copied for each row; 8 MB in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +221,16 @@ def masked_softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
 
 def _fused(q, groups, batch, scoring, suppressions):
     lower, upper = query_bounds(batch, scoring.window)
+    # Behind a narrow window most keys that stand before a query are not seen either.
+    narrow = scoring.window is not None and 2 * scoring.window < q.shape[1]
+    if not narrow and _continues(q, groups, batch):
+        k, v = _joined(groups, q.shape[0])
+        positions = jnp.concatenate([position_or_nowhere(g.tokens) for g in groups], axis=1)
+        out, lse = fused_attention(
+            q.astype(k.dtype), k, v, lower=lower, upper=upper, key_positions=positions,
+            scale=scoring.scale, softcap=scoring.softcap, suppress=suppressions, extent="own",
+        )
+        return out, jnp.isfinite(lse)
     parts, start = [], 0
     for group in groups:
         size = group.size
@@ -227,15 +239,28 @@ def _fused(q, groups, batch, scoring, suppressions):
             for s in suppressions
         )
         start += size
-        # A batch's columns are in the order of its positions (`Batch`). Behind a narrow window
-        # most keys that stand before a query are not seen either.
-        narrow = scoring.window is not None and 2 * scoring.window < q.shape[1]
+        # A batch's columns are in the order of its positions (`Batch`).
         extent = "own" if group.tokens is batch and not narrow else "blocks"
         if group.shared and group.cached and not narrow:
             extent = "all"  # a prefix, of which rows see most
         parts.append(_fused_group(q, group, lower, upper, scoring, own, extent))
     seeing = sum(jnp.isfinite(lse).astype(jnp.int32) for _, lse in parts) > 0
     return (parts[0][0] if len(parts) == 1 else merge(parts)), seeing
+
+
+def _continues(q, groups: tuple[KeyGroup, ...], batch: Batch) -> bool:
+    """Whether rows that go on from a prefix had better see it as earlier columns of their own.
+
+    Then their sums are those of a row that was run from its start, to the bit. Only where the
+    quicker way of `fused_columns` takes all keys at once, and spreading them costs little.
+    """
+    if len(groups) != 2 or not groups[0].cached or groups[1].tokens is not batch:
+        return False
+    rows, (_, own, heads, width) = q.shape[0], groups[1].k.shape
+    size = groups[0].size + own
+    return rows * size * heads * width <= _SPREAD and columns_fit(
+        q, jax.ShapeDtypeStruct((rows, size, heads, width), groups[1].k.dtype)
+    )
 
 
 def _fused_group(q, group, lower, upper, scoring, suppressions, extent):

@@ -75,9 +75,9 @@ def fused_attention(
         softcap: bound of the scores before suppression (Gemma 2); None for no bound.
         suppress: suppressions, added up where several touch one score.
         extent: what the caller knows of the ranges, by which a quicker way may be taken on a CPU
-            (`fused_columns`). `own`: keys are the queries' own tokens, in the same columns, and
-            no range holds a key of a later column; those are not looked at. `all`: most queries
-            see most keys. `blocks`: nothing.
+            (`fused_columns`). `own`: the last T keys are the queries' own tokens, in the same
+            columns, and no range holds a key of a later column; those are not looked at. `all`:
+            most queries see most keys. `blocks`: nothing.
 
     Returns:
         out [B, T, H, hd] and lse [B, T, H], float32 (float64 if q is float64). lse is the
@@ -92,10 +92,11 @@ def fused_attention(
     suppress = tuple(suppress)
     _check_shapes(q, k, v, lower, upper, key_positions, suppress)
     cap = None if softcap is None else float(softcap)
-    if extent == "own" and q.shape[1] != k.shape[1]:
+    if extent == "own" and q.shape[1] > k.shape[1]:
         raise UserError(
-            found=f"{q.shape[1]} queries with {k.shape[1]} keys", expected="a key for each query",
-            do="give extent='own' only where the keys are the queries' own tokens",
+            found=f"{q.shape[1]} queries with {k.shape[1]} keys",
+            expected="a key for each query, and what stands before them",
+            do="give extent='own' only where the last keys are the queries' own tokens",
         )
     return _attend(float(scale), cap, extent, q, k, v, lower, upper, key_positions, suppress)
 

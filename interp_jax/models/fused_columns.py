@@ -1,12 +1,12 @@
 """Fused attention where what a block of queries may see is known when compiling.
 
-Either keys are the queries' own tokens, in the same columns and the order of their positions, so
-that no query sees a later column; or most queries see most keys, as of a prefix. Queries are cut
-into a few parts, each with the keys up to its own end, or with all: one product makes the scores
-of a block, one softmax its weights. That takes two thirds of the time of the loop over blocks of
-keys in `fused` (measured on a CPU with 9 heads and 256 to 1,100 tokens): its products are too
-small for several cores, and its softmax is corrected at each block. Only on a CPU, and while the
-scores of a block stay in its cache.
+Either the last keys are the queries' own tokens, in the same columns and the order of their
+positions, so that no query sees a later column; or most queries see most keys, as of a prefix.
+Queries are cut into a few parts, each with the keys up to its own end, or with all: one product
+makes the scores of a block, one softmax its weights. That takes two thirds of the time of the
+loop over blocks of keys in `fused` (measured on a CPU with 9 heads and 256 to 1,100 tokens): its
+products are too small for several cores, and its softmax is corrected at each block. Only on a
+CPU, and while the scores of a block stay in its cache.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def column_attention(
     lower: jax.Array, upper: jax.Array, key_positions: jax.Array,
     suppress: tuple[Suppression, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    """`fused_attention`; with `own`, for keys that stand in the columns of their queries."""
+    """`fused_attention`; with `own`, for keys of which the last stand in the columns of their
+    queries."""
     heads_of = tuple(one.heads for one in suppress)
     rows = (
         q, k, v, lower, upper, key_positions,
@@ -70,7 +71,6 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
     (_, length, heads, _), context = q.shape, k.shape[1]
     bq = next((b for b in _BLOCKS if heads * b * context <= _SCORES), _BLOCKS[-1])
     blocks = -(-length // bq)
-    per_part = -(-blocks // (_PARTS if own else 1))
     queries = QueryBlocks(
         split(lower, bq, fill=NOWHERE), split(upper, bq, fill=-1),
         tuple(split(one.queries, bq, fill=False) for one in suppress),
@@ -80,9 +80,7 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
     heads_first = lambda a: jnp.swapaxes(a, 1, 2)
     k, v = heads_first(k), heads_first(v)
     parts = []
-    for begin in range(0, blocks, per_part):
-        end = min(begin + per_part, blocks)
-        seen = min(end * bq, length) if own else context
+    for begin, end, seen in _parts(length, context, bq) if own else [(0, blocks, context)]:
         sizes = Sizes.of(q, k[:, :, :seen].swapaxes(1, 2))._replace(bq=bq, bk=seen)
         keys = KeyBlocks(
             k[:, :, :seen], v[:, :, :seen], key_positions[:, :seen],
@@ -113,3 +111,21 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
         parts.append(jax.lax.scan(step, None, (cut(q_blocks), cut(queries)))[1])
     whole = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
     return tuple(join(a, length) for a in whole)
+
+
+def _parts(length: int, context: int, bq: int) -> list[tuple[int, int, int]]:
+    """Blocks of queries [begin, end) that look at the same keys, the first `seen`.
+
+    Keys are cut at the same columns however many of them are queries too, so that a query's
+    sums are the same to the bit whether it is run with those before it or behind their cache.
+    """
+    before, step = context - length, bq * -(-context // (_PARTS * bq))
+    parts = []
+    for block in range(-(-length // bq)):
+        last = before + min((block + 1) * bq, length)
+        seen = min(step * -(-last // step), context)
+        if parts and parts[-1][2] == seen:
+            parts[-1] = (parts[-1][0], block + 1, seen)
+        else:
+            parts.append((block, block + 1, seen))
+    return parts

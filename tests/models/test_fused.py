@@ -494,6 +494,19 @@ def test_few_products_leave_rows_and_idle_suppressions_alone(extent):
     np.testing.assert_array_equal(out, run(q, (idle,)))
 
 
+@pytest.mark.parametrize("before", [64, 192, 320])
+def test_queries_behind_their_prefix_have_the_bits_of_the_whole(before):
+    """A row run from a block of queries on, behind the keys before it, hidden keys or not."""
+    case = make_case(T=460, B=2, suppressions=1)
+    whole = jax.jit(lambda **own: case(**own, extent="own"))
+    one = case.arrays["suppress"][0]
+    late = lambda a: a[:, before:]
+    cut = {name: late(case.arrays[name]) for name in ("q", "lower", "upper")}
+    cut["suppress"] = (Suppression(late(one.queries), one.heads, one.log_keep),)
+    for found, expected in zip(whole(**cut), whole(), strict=True):
+        np.testing.assert_array_equal(found, late(expected))
+
+
 def test_own_columns_need_a_key_for_each_query():
     with pytest.raises(UserError, match="a key for each query"):
-        make_case(T=70, S=90)(extent="own")
+        make_case(T=90, S=70)(extent="own")

@@ -27,8 +27,9 @@ from interp_jax.models.taps import tap_class
 from interp_jax.runtime.errors import UserError
 from interp_jax.runtime.keys import fold
 from interp_jax.studies.thought_anchors.asking import Trace
-from interp_jax.studies.thought_anchors.kl import log_divergence, project
+from interp_jax.studies.thought_anchors.kl import log_divergence
 from interp_jax.studies.thought_anchors.trace_batch import trace_batch
+from interp_jax.studies.thought_anchors.vocabulary import project
 
 CONTROLS = 20
 ROWS_AT_ONCE = 7

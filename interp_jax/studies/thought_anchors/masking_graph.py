@@ -23,21 +23,24 @@ import numpy as np
 
 from interp_jax.models.decoder import Decoder
 from interp_jax.studies.thought_anchors.asking import Trace
-from interp_jax.studies.thought_anchors.kl import EXACT, Comparison, compared_streams
-from interp_jax.studies.thought_anchors.normalise import distance_profile, normalise_suppression
-from interp_jax.studies.thought_anchors.suppression_suffix import (
-    Group,
-    Recompute,
-    compact,
-    compare_group,
-    edited_streams,
-    prefix_of,
-    require_options,
-    rows_per_call,
-    shared_prefix,
-    suffix_batch,
-    suffix_groups,
+from interp_jax.studies.thought_anchors.comparing import (
+    Base,
+    Comparison,
+    base_of,
+    compared_streams,
 )
+from interp_jax.studies.thought_anchors.exact_kl import EXACT
+from interp_jax.studies.thought_anchors.normalise import distance_profile, normalise_suppression
+from interp_jax.studies.thought_anchors.suppression_plan import Group, Recompute, plan_suffixes
+from interp_jax.studies.thought_anchors.suppression_suffix import (
+    compact,
+    compare_groups,
+    edited_streams,
+    require_options,
+    suffix_batch,
+    unedited_trace,
+)
+from interp_jax.studies.thought_anchors.top_tokens import TopTokens
 
 FIRST_TOKENS = 3
 FEWEST_TOKENS = 5
@@ -67,13 +70,6 @@ class MaskingGraph:
         return distance_profile(self.mean)
 
 
-class TopTokens(NamedTuple):
-    """The most likely tokens of each position: ids int32 [C, K], log-probabilities [C, K]."""
-
-    ids: jax.Array
-    logs: jax.Array
-
-
 class KnownPart(NamedTuple):
     """KL over a short list, but for the value of what the other list lacks.
 
@@ -93,24 +89,34 @@ class TopLogprobs:
     """What an endpoint lets one compare: the K most likely tokens of the baseline."""
 
     top: int
+    words: int = 12288
+    needs_base: bool = False
 
-    def summary(self, logits: jax.Array, temperature: jax.Array) -> TopTokens:
-        """The list of logits [C, V]."""
-        logs = jax.nn.log_softmax(logits / temperature, axis=-1)
-        top, ids = jax.lax.top_k(logs, min(self.top, logs.shape[-1]))
-        return TopTokens(ids.astype(jnp.int32), top)
+    def start(self, streams: jax.Array, vocabulary: int) -> TopTokens:
+        """No words."""
+        return TopTokens.start(streams, min(self.top, vocabulary))
 
-    def compare(self, base: TopTokens, other: TopTokens) -> KnownPart:
+    def add(self, carry: TopTokens, logits, first, shift, base, temperature) -> TopTokens:
+        """See `Comparison`."""
+        del shift, base
+        return carry.add(logits, first, temperature)
+
+    def finish(self, carry: TopTokens, shift, base, temperature) -> KnownPart:
         """See `KnownPart`."""
-        same = base.ids[:, :, None] == other.ids[:, None, :]
-        found = jnp.any(same, axis=2)
-        theirs = jnp.sum(jnp.where(same, other.logs[:, None, :], jnp.float32(0)), axis=2)
-        p = jnp.exp(base.logs)
-        return KnownPart(
-            jnp.sum(p * (base.logs - theirs), axis=1),
-            jnp.sum(jnp.where(found, jnp.zeros_like(p), p), axis=1),
-            jnp.minimum(jnp.min(base.logs, axis=1), jnp.min(other.logs, axis=1)),
-        )
+        del shift, base
+        ids, logs = carry.ids, carry.log_probabilities(temperature)
+
+        def one(other: tuple[jax.Array, jax.Array]) -> KnownPart:
+            same = ids[0, :, :, None] == other[0][:, None, :]
+            theirs = jnp.sum(jnp.where(same, other[1][:, None, :], jnp.float32(0)), axis=2)
+            p = jnp.exp(logs[0])
+            return KnownPart(
+                jnp.sum(p * (logs[0] - theirs), axis=1),
+                jnp.sum(jnp.where(jnp.any(same, axis=2), jnp.zeros_like(p), p), axis=1),
+                jnp.minimum(jnp.min(logs[0], axis=1), jnp.min(other[1], axis=1)),
+            )
+
+        return jax.lax.map(one, (ids, logs))
 
 
 def masking_graph(
@@ -140,57 +146,58 @@ def masking_graph(
     end, count = int(spans[:, 1].max()), len(spans)
     ids, roles = trace.ids[:end], trace.roles[:end]
     # The token before a source is run too: it now predicts what follows the hole.
-    groups = suffix_groups(
+    plan = plan_suffixes(
         np.maximum(spans[:, 0] - 1, 0), end, at_once=at_once, recompute=recompute
     )
-    prefix = shared_prefix(network, ids, roles, groups)
-    rows = rows_per_call(groups, at_once)
+    unedited = unedited_trace(network, trace, end, plan)
     comparison = EXACT if top_logprobs is None else TopLogprobs(top_logprobs)
+    heat = jnp.float32(temperature)
+    base = base_of(network, unedited.stream, heat) if comparison.needs_base else None
     # A token is predicted one position earlier.
     whole = spans - 1
     begun = np.minimum(whole, whole[:, :1] + np.asarray([[0, FIRST_TOKENS]])).astype(np.int32)
     found = np.zeros((3, 2 * count, count))
 
     def run(group: Group, sources: list[int | None]):
-        holes = np.zeros((rows, 2), np.int32)
+        holes, clean = np.zeros((plan.rows, 2), np.int32), np.full(plan.rows, end, np.int32)
         for row, source in enumerate(sources):
-            holes[row] = (0, 0) if source is None else spans[source]
+            if source is not None:
+                holes[row], clean[row] = spans[source], spans[source, 0]
         kept = [np.r_[0:start, stop:end] for start, stop in holes]
         batch = suffix_batch([(ids[k], roles[k]) for k in kept], group, end)
-        cut, before = np.full(rows, group.start, np.int32), prefix_of(group, prefix)
-        return edited_streams(network, batch, before, cut, None, holes[:, 1] - holes[:, 0])
+        return edited_streams(network, batch, unedited, clean, None, holes[:, 1] - holes[:, 0])
 
-    def compare(group: Group, sources: list[int], streams, counts) -> None:
+    def compare(sources: list[int], streams, counts) -> None:
         holes = np.zeros((len(streams), 2), np.int32)
         holes[1 : 1 + len(sources)] = spans[sources]
+        # The last token of a hole is the first whose prediction differs.
+        begins = np.full(len(streams), end, np.int32)
+        begins[1 : 1 + len(sources)] = spans[sources, 1] - 1
+        begins[0] = begins[1 : 1 + len(sources)].min()
         sums = deletion_sums(
-            network, streams, jnp.int32(1 + len(sources)), jnp.int32(group.start),
-            np.concatenate([whole, begun]), jnp.int32(end), holes, jnp.float32(temperature),
-            comparison=comparison,
+            network, streams, jnp.int32(1 + len(sources)), np.concatenate([whole, begun]),
+            jnp.int32(end), holes, heat, begins, base, comparison=comparison,
         )
         for part, values in zip(found, sums, strict=False):
             part[:, sources] = np.asarray(values)[1 : 1 + len(sources)].T
         if on_progress is not None:
             on_progress(len(sources))
 
-    for group in groups:
-        compare_group(
-            group, rows, min(at_once, count), partial(run, group), partial(compare, group)
-        )
+    compare_groups(plan, unedited.stream, min(at_once, count), run, compare)
     return _graph(found, spans, end, exact=top_logprobs is None)
 
 
 @partial(jax.jit, static_argnames="comparison")
 def deletion_sums(
-    network: Decoder, streams: tuple[jax.Array, ...], count: jax.Array, start: jax.Array,
-    spans: jax.Array, end: jax.Array, holes: jax.Array, temperature: jax.Array, *,
-    comparison: Comparison = EXACT,
+    network: Decoder, streams: tuple[jax.Array, ...], count: jax.Array, spans: jax.Array,
+    end: jax.Array, holes: jax.Array, temperature: jax.Array, begins: jax.Array,
+    base: Base | None = None, *, comparison: Comparison = EXACT,
 ) -> tuple[jax.Array, ...]:
     """Sums over predicting positions of spans, for each row against row 0.
 
     Args:
-        streams: R rows [L, D], of positions `start` and on, standing over row 0's columns.
-        count, start: as in `span_effects`.
+        streams: R rows [L, D], from position 0 on, standing over row 0's columns.
+        count, begins, base: as in `span_effects`.
         spans: int32 [M, 2], half-open, of the positions that predict.
         end: int32 []; positions of the trace.
         holes: int32 [R, 2]; what each row lacks. Positions before its last token are not counted.
@@ -199,9 +206,9 @@ def deletion_sums(
         float32 [R, M]: sums of KL; of a `KnownPart`: sums of `known`, of `lacking`, and the
         `lowest` over all positions of the row.
     """
-    values = compared_streams(network, streams, count, temperature, comparison)
+    values = compared_streams(network, streams, count, temperature, comparison, begins, base)
     one = jax.tree.leaves(values)[0]
-    at = start + jnp.arange(one.shape[1], dtype=jnp.int32)
+    at = jnp.arange(one.shape[1], dtype=jnp.int32)
     inside = (spans[:, :1] <= at[None, :]) & (at[None, :] < spans[:, 1:])
     after = (at[None, :] >= holes[:, 1:] - 1) & (at[None, :] < end - 1)
     add = lambda a: jnp.einsum(

@@ -30,12 +30,12 @@ from interp_jax.studies.thought_anchors.head_ablation import (
 from interp_jax.studies.thought_anchors.problems import Problem
 from interp_jax.studies.thought_anchors.sampling import rows_for
 from interp_jax.studies.thought_anchors.suppression import SOURCES_AT_ONCE
+from interp_jax.studies.thought_anchors.suppression_plan import plan_suffixes
 from interp_jax.studies.thought_anchors.suppression_suffix import (
     compact,
     edited_streams,
-    rows_per_call,
     suffix_batch,
-    suffix_groups,
+    unedited_trace,
 )
 from interp_jax.studies.thought_anchors.trace_batch import require_fits, trace_batch
 
@@ -107,19 +107,14 @@ def _sources(lm: LanguageModel, trace: Trace, at_once: int, *, deleting: bool) -
     """A batch of sources, which are hidden or deleted."""
     require_fits(len(trace.ids), lm.network.config)
     end = int(trace.spans[:, 1].max())
-    groups = suffix_groups(np.maximum(trace.spans[:, 0] - deleting, 0), end, at_once=at_once)
-    rows = rows_per_call(groups, at_once)
+    cut = plan_suffixes(np.maximum(trace.spans[:, 0] - deleting, 0), end, at_once=at_once)
     network = jax.eval_shape(compact, lm.network)
-    latest = max(group.start for group in groups)
-    prefix = None
-    if latest:
-        empty = lambda network: as_prefix(network.empty_cache(1, bucket(latest, 64)))
-        prefix = jax.eval_shape(empty, network)
+    unedited = jax.eval_shape(lambda network: unedited_trace(network, trace, end, cut), network)
     row = (trace.ids[:end], trace.roles[:end])
-    batch = suffix_batch([row] * rows, groups[0], len(trace.ids))
-    hidden = None if deleting else np.zeros((rows, 1, 2), np.int32)
-    shift = np.zeros(rows, np.int32) if deleting else None
-    return plan(edited_streams, network, batch, prefix, np.zeros(rows, np.int32), hidden, shift)
+    batch = suffix_batch([row] * cut.rows, cut.groups[0], len(trace.ids))
+    none = np.zeros(cut.rows, np.int32)
+    hidden = None if deleting else np.zeros((cut.rows, 1, 2), np.int32)
+    return plan(edited_streams, network, batch, unedited, none, hidden, none if deleting else None)
 
 
 def _ablation(

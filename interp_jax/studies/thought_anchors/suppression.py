@@ -4,7 +4,7 @@ For a source sentence, attention to its tokens is taken away in all layers and h
 queries, its own tokens too. At every later position the next-token distribution at temperature
 0.6 is compared with the baseline's by the exact KL over the whole vocabulary, and averaged as
 ln(KL + 1e-9) over each later sentence. Tokens before a source are never run again
-(`suppression_suffix`), logits exist for a few positions at a time (`kl`), and what leaves the
+(`suppression_suffix`), logits exist for a few words at a time (`comparing`), and what leaves the
 device is one number for each pair of sentences.
 """
 
@@ -21,20 +21,22 @@ import numpy as np
 from interp_jax.interventions.run import require_touched
 from interp_jax.models.decoder import Decoder
 from interp_jax.studies.thought_anchors.asking import Trace
-from interp_jax.studies.thought_anchors.kl import EXACT, Comparison, compared_streams
+from interp_jax.studies.thought_anchors.comparing import (
+    Base,
+    Comparison,
+    base_of,
+    compared_streams,
+)
+from interp_jax.studies.thought_anchors.exact_kl import EXACT
 from interp_jax.studies.thought_anchors.suppression_compat import NucleusKL
+from interp_jax.studies.thought_anchors.suppression_plan import Group, Recompute, plan_suffixes
 from interp_jax.studies.thought_anchors.suppression_suffix import (
-    Group,
-    Recompute,
     compact,
-    compare_group,
+    compare_groups,
     edited_streams,
-    prefix_of,
     require_options,
-    rows_per_call,
-    shared_prefix,
     suffix_batch,
-    suffix_groups,
+    unedited_trace,
 )
 
 TEMPERATURE = 0.6
@@ -69,7 +71,7 @@ def suppression_effects(
 ) -> Suppression:
     """E of a trace, with every sentence as the source once.
 
-    A few programs are compiled: at most `MOST_GROUPS` lengths, two programs for each.
+    A few programs are compiled: one for each length of `plan_suffixes`, and three more.
 
     Args:
         network: on a CPU best in the scanned layout; an unrolled one is copied into it first.
@@ -95,33 +97,35 @@ def suppression_effects(
     network = compact(network)
     end = int(spans[:, 1].max())
     ids, roles = trace.ids, trace.roles
-    groups = suffix_groups(spans[:, 0], end, at_once=at_once, recompute=recompute)
-    prefix = shared_prefix(network, ids, roles, groups)
-    rows = rows_per_call(groups, at_once)
+    plan = plan_suffixes(spans[:, 0], end, at_once=at_once, recompute=recompute)
+    unedited = unedited_trace(network, trace, end, plan)
     measured = targets(spans, first_tokens)
     comparison = NucleusKL() if reference_compat else EXACT
+    heat = jnp.float32(temperature)
+    base = base_of(network, unedited.stream, heat) if comparison.needs_base else None
     sums = np.zeros((len(spans), len(spans)))
     keyless = np.zeros(len(spans), np.int64)
 
     def run(group: Group, sources: list[int | None]):
-        # The baseline hides nothing, nor do rows that are left over.
-        hidden = np.zeros((rows, 1, 2), np.int32)
+        # The unedited row hides nothing, nor do rows that are left over.
+        hidden = np.zeros((plan.rows, 1, 2), np.int32)
+        clean = np.full(plan.rows, end, np.int32)
         for row, source in enumerate(sources):
-            hidden[row, 0] = (0, 0) if source is None else spans[source]
-        batch = suffix_batch([(ids[:end], roles[:end])] * rows, group, len(ids))
-        cut, before = np.full(rows, group.start, np.int32), prefix_of(group, prefix)
-        return edited_streams(network, batch, before, cut, hidden, layers=layers, heads=heads)
+            if source is not None:
+                hidden[row, 0], clean[row] = spans[source], spans[source, 0]
+        batch = suffix_batch([(ids[:end], roles[:end])] * plan.rows, group, len(ids))
+        return edited_streams(network, batch, unedited, clean, hidden, layers=layers, heads=heads)
 
     pending: list[tuple] = []
 
-    def compare(group: Group, sources: list[int], streams, counts) -> None:
+    def compare(sources: list[int], streams, counts) -> None:
         # Nothing differs before the first source's tokens, nor in another row before its own.
         begins = np.full(len(streams), end, np.int32)
-        begins[1 : 1 + len(sources)] = spans[sources, 0] - group.start
-        begins[0] = begins[1]
+        begins[1 : 1 + len(sources)] = spans[sources, 0]
+        begins[0] = begins[1 : 1 + len(sources)].min()
         found = span_effects(
-            network, streams, jnp.int32(1 + len(sources)), jnp.int32(group.start), measured,
-            jnp.float32(temperature), begins, comparison=comparison, log=log,
+            network, streams, jnp.int32(1 + len(sources)), measured, heat, begins, base,
+            comparison=comparison, log=log,
         )
         pending.append((sources, found, counts))
         # An accelerator goes on while the host fetches what was before.
@@ -137,10 +141,7 @@ def suppression_effects(
             if on_progress is not None:
                 on_progress(len(sources))
 
-    for group in groups:
-        compare_group(
-            group, rows, min(at_once, len(spans)), partial(run, group), partial(compare, group)
-        )
+    compare_groups(plan, unedited.stream, min(at_once, len(spans)), run, compare)
     settle(0)
     tokens = np.maximum(measured[:, 1] - measured[:, 0], 1)
     # Sums count from the floor, so a target of floors is the floor, to the bit.
@@ -149,26 +150,26 @@ def suppression_effects(
 
 @partial(jax.jit, static_argnames=("comparison", "log"))
 def span_effects(
-    network: Decoder, streams: tuple[jax.Array, ...], count: jax.Array, start: jax.Array,
-    spans: jax.Array, temperature: jax.Array, begins: jax.Array | None = None, *,
+    network: Decoder, streams: tuple[jax.Array, ...], count: jax.Array, spans: jax.Array,
+    temperature: jax.Array, begins: jax.Array | None = None, base: Base | None = None, *,
     comparison: Comparison = EXACT, log: bool = True,
 ) -> jax.Array:
     """Sums over the tokens of spans of what distinguishes each row from row 0.
 
     Args:
-        streams: R rows [L, D] after the final norm, of positions `start` and on.
+        streams: R rows [L, D] after the final norm, from position 0 on.
         count: int32 []; rows that are there.
-        spans: int32 [M, 2], half-open in positions; what lies before `start` counts as 0.
-        begins: int32 [R], see `compared_streams`.
+        spans: int32 [M, 2], half-open in positions.
+        begins, base: see `compared_streams`.
 
     Returns:
         float32 [R, M]: sums of ln(KL + 1e-9) - ln(1e-9), or of KL.
     """
-    values = compared_streams(network, streams, count, temperature, comparison, begins)
+    values = compared_streams(network, streams, count, temperature, comparison, begins, base)
     if log:
         epsilon = jnp.float32(EPSILON)
         values = jnp.log(values + epsilon) - jnp.log(epsilon)
-    at = start + jnp.arange(values.shape[1], dtype=jnp.int32)
+    at = jnp.arange(values.shape[1], dtype=jnp.int32)
     inside = (spans[:, :1] <= at[None, :]) & (at[None, :] < spans[:, 1:])
     return jnp.einsum("bt,st->bs", values, inside.astype(jnp.float32))
 

@@ -10,33 +10,17 @@ such tokens. This is for comparing with released scores; the exact KL is the mea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from interp_jax.studies.thought_anchors.kl import log_divergence
+from interp_jax.studies.thought_anchors.top_tokens import TopTokens
 
 NUCLEUS = 0.9999
 CAP = 100
 FILLER = -1e9
 _NOTHING = -1e30
-
-
-class KeptTokens(NamedTuple):
-    """The nucleus of each position.
-
-    Attributes:
-        ids: int32 [C, K]; the K most likely tokens, the most likely first.
-        logits: float32 [C, K]; rounded to float16, before the temperature.
-        kept: bool [C, K]; in the nucleus.
-        temperature: float32 [C].
-    """
-
-    ids: jax.Array
-    logits: jax.Array
-    kept: jax.Array
-    temperature: jax.Array
 
 
 @dataclass(frozen=True)
@@ -52,31 +36,40 @@ class NucleusKL:
     probability: float = NUCLEUS
     cap: int = CAP
     filler: float = FILLER
+    words: int = 12288
+    needs_base: bool = False
 
-    def summary(self, logits: jax.Array, temperature: jax.Array) -> KeptTokens:
-        """The nucleus of logits [C, V]; a partial sort, never one of the whole vocabulary."""
-        top, ids = jax.lax.top_k(logits, min(self.cap, logits.shape[-1]))
-        total = jax.nn.logsumexp(logits / temperature, axis=-1, keepdims=True)
-        share = jnp.exp(top / temperature - total)
-        before = jnp.cumsum(share, axis=-1) - share
-        kept = before < jnp.asarray(self.probability, share.dtype)
-        rounded = top.astype(jnp.float16).astype(top.dtype)
-        spread = jnp.broadcast_to(temperature, top.shape[:1])
-        return KeptTokens(ids.astype(jnp.int32), rounded, kept, spread)
+    def start(self, streams: jax.Array, vocabulary: int) -> TopTokens:
+        """No words."""
+        return TopTokens.start(streams, min(self.cap, vocabulary))
 
-    def compare(self, base: KeptTokens, other: KeptTokens) -> jax.Array:
-        """KL [C]; 0 where both sides keep the same tokens with the same logits."""
-        same = base.ids[:, :, None] == other.ids[:, None, :]
-        same &= base.kept[:, :, None] & other.kept[:, None, :]
-        filler = jnp.asarray(self.filler, base.logits.dtype)
-        theirs = jnp.max(jnp.where(same, other.logits[:, None, :], filler), axis=2)
+    def add(self, carry: TopTokens, logits, first, shift, base, temperature) -> TopTokens:
+        """See `Comparison`."""
+        del shift, base
+        return carry.add(logits, first, temperature)
+
+    def finish(self, carry: TopTokens, shift, base, temperature) -> jax.Array:
+        """KL [R, C]; 0 where both sides keep the same tokens with the same logits."""
+        del shift, base
+        share = jnp.exp(carry.log_probabilities(temperature))
+        kept = jnp.cumsum(share, axis=-1) - share < jnp.asarray(self.probability, share.dtype)
+        rounded = carry.logits.astype(jnp.float16).astype(carry.logits.dtype)
+        one = lambda other: self._compare(
+            *jax.tree.map(lambda a: a[0], (carry.ids, rounded, kept)), *other, temperature
+        )
+        return jax.lax.map(one, (carry.ids, rounded, kept))
+
+    def _compare(self, ids, logits, kept, other_ids, other_logits, other_kept, temperature):
+        same = ids[:, :, None] == other_ids[:, None, :]
+        same &= kept[:, :, None] & other_kept[:, None, :]
+        filler = jnp.asarray(self.filler, logits.dtype)
+        theirs = jnp.max(jnp.where(same, other_logits[:, None, :], filler), axis=2)
         shared = jnp.any(same, axis=1)
         # The union: what the base keeps, and after it what only the other keeps.
-        present = jnp.concatenate([base.kept, other.kept & ~shared], axis=1)
-        p = jnp.concatenate([base.logits, jnp.full_like(other.logits, filler)], axis=1)
-        q = jnp.concatenate([theirs, other.logits], axis=1)
-        heat = base.temperature[:, None]
-        return log_divergence(_logs(p / heat, present), _logs(q / heat, present))
+        present = jnp.concatenate([kept, other_kept & ~shared], axis=1)
+        p = jnp.concatenate([logits, jnp.full_like(other_logits, filler)], axis=1)
+        q = jnp.concatenate([theirs, other_logits], axis=1)
+        return log_divergence(_logs(p / temperature, present), _logs(q / temperature, present))
 
 
 def _logs(scores: jax.Array, present: jax.Array) -> jax.Array:

@@ -18,15 +18,22 @@ from interp_jax.interventions.where import Where
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import build_decoder
 from interp_jax.runtime.errors import UserError
+from interp_jax.studies.thought_anchors import suppression, suppression_plan
 from interp_jax.studies.thought_anchors.asking import Trace
-from interp_jax.studies.thought_anchors.kl import compared_streams, divergence
+from interp_jax.studies.thought_anchors.kl import divergence
 from interp_jax.studies.thought_anchors.normalise import normalise_suppression
 from interp_jax.studies.thought_anchors.suppression import (
     FLOOR,
     TEMPERATURE,
     suppression_effects,
 )
-from interp_jax.studies.thought_anchors.suppression_suffix import edited_streams, suffix_groups
+from interp_jax.studies.thought_anchors.suppression_plan import plan_suffixes
+from interp_jax.studies.thought_anchors.suppression_suffix import (
+    compact,
+    edited_streams,
+    suffix_batch,
+    unedited_trace,
+)
 from interp_jax.studies.thought_anchors.trace_batch import trace_batch
 from interp_jax.testing.tiny import random_parameters, tiny_config
 from interp_jax.text.sentences import Sentence
@@ -108,26 +115,91 @@ def test_suffix_is_full(network, trace):
 def test_the_suffix_runs_fewer_tokens():
     """Groups are few, none starts behind a source, and together they run little more than half."""
     starts = np.arange(60, 1060, 20)
-    groups = suffix_groups(starts, 1060)
-    assert len(groups) <= 8
-    assert sorted(source for group in groups for source in group.sources) == list(range(50))
-    for group in groups:
-        assert group.start <= min(starts[list(group.sources)])
-        assert group.start + group.length >= 1060
-        assert group.length % 16 == 0
-    run = sum(group.length * (1 + len(group.sources)) for group in groups)
+    plan = plan_suffixes(starts, 1060)
+    assert len(plan.groups) <= 8
+    assert sorted(s for group in plan.groups for s in group.sources) == list(range(50))
+    for group in plan.groups:
+        # A column at least shows that nothing has changed before an edit.
+        assert group.start < min(starts[list(group.sources)])
+        assert group.start + group.length == plan.columns == 1072
+        assert group.start % 64 == 0
+    run = sum(group.length * (len(group.sources) + (not plan.apart)) for group in plan.groups)
     assert run < 0.68 * len(starts) * 1060
-    (whole,) = suffix_groups(starts, 1060, recompute="full")
-    assert (whole.start, len(whole.sources)) == (0, 50)
+    whole = plan_suffixes(starts, 1060, recompute="full")
+    assert [(group.start, len(group.sources)) for group in whole.groups] == [(0, 50)]
 
 
-@pytest.mark.parametrize(
-    "first, end, group",
-    [(14, 1096, (0, 1104)), (100, 1096, (72, 1024)), (20, 60, (12, 48)), (2, 60, (0, 64))],
-)
-def test_only_a_short_prefix_is_run_with_what_follows(first, end, group):
-    (found,) = suffix_groups([first], end)
-    assert (found.start, found.length) == group
+@pytest.mark.parametrize("first, start", [(0, 0), (1, 0), (64, 0), (65, 64), (900, 896)])
+def test_a_long_trace_is_run_from_a_block_of_queries_before_the_edit(first, start):
+    (group,) = plan_suffixes([first], 1000).groups
+    assert (group.start, group.length) == (start, 1008 - start)
+
+
+def test_an_edit_of_nothing_at_the_end_is_planned():
+    (group,) = plan_suffixes([60], 60).groups
+    assert (group.start, group.length) == (48, 16)
+
+
+def long_trace():
+    """Long enough that the unedited trace is run once only."""
+    ranges = np.asarray([[0, 100], [150, 220], [300, 310], [400, 560]], np.int32)
+    rng = np.random.default_rng(2)
+    prompt = Prompt(rng.integers(3, 101, PROMPT).astype(np.int32), np.ones(PROMPT, np.int8))
+    tokens = rng.integers(3, 101, 570).astype(np.int32)
+    return Trace(prompt, tokens, "", tuple(Sentence("x", 0, 1, 1) for _ in ranges), ranges)
+
+
+def long_network(window=None):
+    config = tiny_config("llama", n_layers=2, max_context=1024)
+    pattern = tuple(dataclasses.replace(kind, window=window) for kind in config.pattern)
+    config = dataclasses.replace(config, pattern=pattern)
+    return build_decoder(config, random_parameters(config))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only on a CPU")
+def test_a_long_trace_has_the_bits_of_its_one_unedited_run():
+    """A row that hides nothing is that run wherever it begins, alone or beside another."""
+    network, trace = compact(long_network()), long_trace()
+    end = int(trace.spans[:, 1].max())
+    plan = plan_suffixes(trace.spans[:, 0], end)
+    assert plan.apart and len(plan.groups) > 1
+    unedited = unedited_trace(network, trace, end, plan)
+    for group in plan.groups:
+        batch = suffix_batch([(trace.ids[:end], trace.roles[:end])] * 2, group, end)
+        hidden = np.asarray([[[0, 0]], [trace.spans[group.sources[0]]]], np.int32)
+        clean = np.asarray([end, hidden[1, 0, 0]], np.int32)
+        streams, same, _ = edited_streams(network, batch, unedited, clean, hidden)
+        assert same
+        np.testing.assert_array_equal(streams[0][:end], unedited.stream[:end])
+        assert np.any(np.asarray(streams[1] != unedited.stream))
+
+
+@pytest.mark.parametrize("window", [None, 30])
+def test_a_long_trace_is_a_plain_loop(window, monkeypatch):
+    """With one unedited run; and where rows show other bits, with one for each group."""
+    network, trace = long_network(window), long_trace()
+    found = suppression_effects(network, trace, log=False).effects
+    monkeypatch.setattr(suppression_plan, "_LONG", 10**6)
+    expected = suppression_effects(network, trace, log=False, recompute="full").effects
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only on a CPU")
+def test_other_bits_before_an_edit_give_a_group_its_own_unedited_row(monkeypatch):
+    network, trace = long_network(), long_trace()
+    expected, done = suppression_effects(network, trace), []
+    plain = suppression.unedited_trace
+
+    def moved(*given):
+        unedited = plain(*given)
+        return unedited._replace(stream=unedited.stream * jnp.float32(1 + 3e-7))
+
+    monkeypatch.setattr(suppression, "unedited_trace", moved)
+    found = suppression_effects(network, trace, on_progress=done.append)
+    below = np.tril(np.ones_like(found.effects, bool))
+    np.testing.assert_allclose(found.effects[below], expected.effects[below], atol=1e-4)
+    assert (found.keyless == expected.keyless).all()
+    assert sum(done) == len(trace.spans)
 
 
 def test_a_sentence_beyond_every_window_changes_nothing(network, trace):
@@ -198,11 +270,11 @@ def test_all_sentences_hidden_is_seeing_the_prompt_only(network, trace):
 
 def test_programs_are_one_for_each_length(network, trace, compile_counter):
     edited_streams.clear_cache()
-    lengths = {group.length for group in suffix_groups(trace.spans[:, 0], len(trace.ids))}
+    groups = plan_suffixes(trace.spans[:, 0], len(trace.ids)).groups
     with compile_counter() as counter:
         suppression_effects(network, trace)
         suppression_effects(network, make_trace(1), temperature=1.0)
-    assert counter.count_of("edited_streams") == len(lengths) > 1
+    assert counter.count_of("edited_streams") == len(groups) > 1
     edited_streams.clear_cache()
     with compile_counter() as counter:
         suppression_effects(network, trace, recompute="full")
@@ -244,20 +316,6 @@ def test_divergence_is_the_kl(seed, size, shift):
 def test_equal_logits_have_no_divergence():
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 9, (3, 64)), jnp.float32)
     assert (np.asarray(divergence(logits, logits)) == 0).all()
-
-
-@pytest.mark.parametrize("length", [16, 96])
-def test_streamed_is_direct(network, length):
-    rng = np.random.default_rng(3)
-    streams = rng.normal(0, 1, (3, length, network.config.width)).astype(np.float32)
-    streamed = jax.jit(compared_streams)(
-        network, tuple(streams), jnp.int32(3), jnp.float32(TEMPERATURE)
-    )
-    logits = network._head(jnp.asarray(streams)) / jnp.float32(TEMPERATURE)
-    direct = divergence(logits[:1], logits)
-    assert np.allclose(streamed, direct, rtol=1e-4, atol=1e-6)
-    assert (np.asarray(streamed)[0] == 0).all()
-    assert (np.asarray(streamed)[1:] > 0).all()
 
 
 @pytest.mark.parametrize(
