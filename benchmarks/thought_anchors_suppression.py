@@ -19,11 +19,11 @@ takes the KL over the union of two nuclei, position by position on the host; our
 
 All do the same work for every source, so only a few sources are run per round and seconds per
 source are compared: for the whole matrix theirs is extrapolated linearly. Ours is the whole
-matrix, its cache and baselines included, divided by the sources. Sides alternate, numbers are
+matrix, its unedited run included, divided by the sources. Sides alternate, numbers are
 medians. Compilation (printed) is not in the times.
 
 Counted work, in multiply-adds of matrices and attention: theirs is every token of the trace for
-every source; ours the suffixes and baselines that are really run. The floor is our FLOPs at the
+every source; ours the suffixes and unedited rows that are really run. The floor is our FLOPs at the
 best rate of a bare matrix product of the same run. Against the vectorised side the ratio that
 counting predicts is (their FLOPs / ours) x (our matmul rate / torch's); the share of it that is
 reached is printed.

@@ -18,7 +18,7 @@ from interp_jax.studies.thought_anchors.vocabulary import through_vocabulary
 
 # Positions of each row that are compared at once, at most.
 _POSITIONS, _POSITIONS_ELSEWHERE = {"cpu": 64}, 256
-_BASE_POSITIONS = 512
+_BASE_POSITIONS, _BASE_WORDS = 512, 2048
 
 
 class Base(NamedTuple):
@@ -162,7 +162,7 @@ def base_of(network: Decoder, stream: jax.Array, temperature: jax.Array) -> Base
     def part(stream: jax.Array) -> Base:
         nothing = jnp.zeros(size, jnp.float32)
         start = (nothing - jnp.inf, nothing, jnp.zeros((size, width), jnp.float32))
-        top, total, mean = through_vocabulary(network, stream, start, 2048, add)
+        top, total, mean = through_vocabulary(network, stream, start, _BASE_WORDS, add)
         return Base(top + jnp.log(total), mean / total[:, None])
 
     parts = jnp.pad(stream, ((0, -length % size), (0, 0))).reshape(-1, size, width)

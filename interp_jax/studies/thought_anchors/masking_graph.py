@@ -40,7 +40,7 @@ from interp_jax.studies.thought_anchors.suppression_suffix import (
     suffix_batch,
     unedited_trace,
 )
-from interp_jax.studies.thought_anchors.top_tokens import TopTokens
+from interp_jax.studies.thought_anchors.top_tokens import OfTopTokens, TopTokens
 
 FIRST_TOKENS = 3
 FEWEST_TOKENS = 5
@@ -49,7 +49,8 @@ FEWEST_TOKENS = 5
 @dataclass(frozen=True)
 class MaskingGraph:
     """KL caused by deleting each sentence. Matrices are float64 [S, S], target by source, in
-    nats; NaN unless the source is before the target and enough tokens follow it.
+    nats; NaN unless the source is before the target and enough tokens follow it. Without a
+    prompt, nothing predicts the token after a first sentence that was deleted: it counts as 0.
 
     Attributes:
         mean: over the tokens of the target.
@@ -84,22 +85,8 @@ class KnownPart(NamedTuple):
     lowest: jax.Array
 
 
-@dataclass(frozen=True)
-class TopLogprobs:
-    """What an endpoint lets one compare: the K most likely tokens of the baseline."""
-
-    top: int
-    words: int = 12288
-    needs_base: bool = False
-
-    def start(self, streams: jax.Array, vocabulary: int) -> TopTokens:
-        """No words."""
-        return TopTokens.start(streams, min(self.top, vocabulary))
-
-    def add(self, carry: TopTokens, logits, first, shift, base, temperature) -> TopTokens:
-        """See `Comparison`."""
-        del shift, base
-        return carry.add(logits, first, temperature)
+class TopLogprobs(OfTopTokens):
+    """What an endpoint lets one compare: the `cap` most likely tokens of the baseline."""
 
     def finish(self, carry: TopTokens, shift, base, temperature) -> KnownPart:
         """See `KnownPart`."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from interp_jax.studies.thought_anchors.kl import log_divergence
-from interp_jax.studies.thought_anchors.top_tokens import TopTokens
+from interp_jax.studies.thought_anchors.top_tokens import OfTopTokens, TopTokens
 
 NUCLEUS = 0.9999
 CAP = 100
@@ -24,29 +24,18 @@ _NOTHING = -1e30
 
 
 @dataclass(frozen=True)
-class NucleusKL:
+class NucleusKL(OfTopTokens):
     """D over the union of two nuclei, in nats.
 
     Attributes:
-        probability: which the kept tokens must reach together.
         cap: most tokens kept.
+        probability: which the kept tokens must reach together.
         filler: logit, before the temperature, of a token that one side lacks.
     """
 
-    probability: float = NUCLEUS
     cap: int = CAP
+    probability: float = NUCLEUS
     filler: float = FILLER
-    words: int = 12288
-    needs_base: bool = False
-
-    def start(self, streams: jax.Array, vocabulary: int) -> TopTokens:
-        """No words."""
-        return TopTokens.start(streams, min(self.cap, vocabulary))
-
-    def add(self, carry: TopTokens, logits, first, shift, base, temperature) -> TopTokens:
-        """See `Comparison`."""
-        del shift, base
-        return carry.add(logits, first, temperature)
 
     def finish(self, carry: TopTokens, shift, base, temperature) -> jax.Array:
         """KL [R, C]; 0 where both sides keep the same tokens with the same logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,29 @@ class TopTokens(NamedTuple):
     def log_probabilities(self, temperature: jax.Array) -> jax.Array:
         """Float32 [R, C, K]."""
         return (self.logits - self.logits[..., :1]) / temperature - jnp.log(self.total)[..., None]
+
+
+@dataclass(frozen=True)
+class OfTopTokens:
+    """What comparisons of the most likely tokens share (`comparing.Comparison`).
+
+    Attributes:
+        cap: most tokens kept at a position.
+        words, needs_base: see `Comparison`.
+    """
+
+    cap: int
+    words: int = 12288
+    needs_base: bool = False
+
+    def start(self, streams: jax.Array, vocabulary: int) -> TopTokens:
+        """No words."""
+        return TopTokens.start(streams, min(self.cap, vocabulary))
+
+    def add(self, carry: TopTokens, logits, first, shift, base, temperature) -> TopTokens:
+        """See `Comparison`."""
+        del shift, base
+        return carry.add(logits, first, temperature)
 
 
 def _candidates(logits: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -105,6 +105,15 @@ def test_a_first_sentence_without_a_prompt_is_scored_from_its_second_follower(ne
     bare = dataclasses.replace(trace, prompt=Prompt(np.zeros(0, np.int32), np.zeros(0, np.int8)))
     graph = masking_graph(network, bare)
     assert np.isfinite(graph.mean[1:5, 0]).all()
+    start, stop = bare.spans[1]
+    assert start == bare.spans[0, 1]
+    logs = [
+        np.asarray(jax.nn.log_softmax(network(Batch.make(ids[None]))[0][0], axis=-1), np.float64)
+        for ids in (bare.ids, bare.ids[start:])
+    ]
+    at = np.arange(start, stop - 1)  # what predicts the second follower and on
+    p, q = logs[0][at], logs[1][at - start]
+    assert graph.total[1, 0] == pytest.approx((np.exp(p) * (p - q)).sum(), rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_logprobs": 0}], ids=str)

@@ -175,8 +175,8 @@ def test_a_long_trace_has_the_bits_of_its_one_unedited_run():
 
 
 @pytest.mark.parametrize("window", [None, 30])
-def test_a_long_trace_is_a_plain_loop(window, monkeypatch):
-    """With one unedited run; and where rows show other bits, with one for each group."""
+def test_the_suffixes_of_a_long_trace_are_the_full_runs(window, monkeypatch):
+    """One unedited run, against whole rows with an unedited one beside them."""
     network, trace = long_network(window), long_trace()
     found = suppression_effects(network, trace, log=False).effects
     monkeypatch.setattr(suppression_plan, "_LONG", 10**6)
