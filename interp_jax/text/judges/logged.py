@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from interp_jax.runtime.errors import UserError
+from interp_jax.runtime.progress import Progress
 from interp_jax.text.judges.json_reply import find_json_object
 from interp_jax.text.judges.judge import Message, Question, Reply, Totals, question_key
 from interp_jax.text.judges.log import JudgeLog
@@ -58,20 +59,28 @@ class LoggedJudge(abc.ABC):
             for key, question in zip(keys, questions, strict=True) if found[key] is None
         }
         self.totals.cached += sum(found[key] is not None for key in keys)
+        if fresh:
+            with Progress(len(fresh), f"judge {self.name}", unit="replies") as bar:
+                found |= self._fetch(fresh, bar)
+        return [found[key] for key in keys]
+
+    def _fetch(self, fresh: Mapping[str, Question], bar: Progress) -> dict[str, Reply]:
+        """Replies to questions that the log has none of."""
+        found, left = {}, dict(fresh)
         for _ in range(self._json_tries):
-            if not fresh:
+            if not left:
                 break
-            waiting = dict(fresh)
-            for key, reply, retries in self._answers(waiting):
-                usable = not fresh[key].json_object or find_json_object(reply.text) is not None
+            for key, reply, retries in self._answers(dict(left)):
+                usable = not left[key].json_object or find_json_object(reply.text) is not None
                 self._count(reply, retries, usable)
-                self.log.put(key, fresh[key], reply, usable=usable)
+                self.log.put(key, left[key], reply, usable=usable)
                 found[key] = reply
                 if usable:
-                    del fresh[key]
-        if fresh:
-            raise _no_json(self.name, found[next(iter(fresh))], len(fresh), self._json_tries)
-        return [found[key] for key in keys]
+                    del left[key]
+                    bar.update()
+        if left:
+            raise _no_json(self.name, found[next(iter(left))], len(left), self._json_tries)
+        return found
 
     def close(self) -> None:
         """Gives the log's file back."""

@@ -17,6 +17,7 @@ from interp_jax.runtime.errors import UserError
 from interp_jax.testing.tiny import random_parameters, tiny_config
 from interp_jax.text.judges.judge import Question
 from interp_jax.text.judges.local import LocalJudge
+from interp_jax.text.judges.log import JudgeLog
 
 ASKED = [{"role": "user", "content": text} for text in ("What is it?", "Is it so, or not?")]
 
@@ -53,6 +54,32 @@ def test_replies_are_the_models_own_and_are_logged(lm, tmp_path):
         assert not any(reply.cached for reply in judge.ask_many(questions))
     with LocalJudge(lm, log=log, name="tiny, edited") as judge:
         assert not any(reply.cached for reply in judge.ask_many(questions))
+
+
+def test_a_killed_judge_goes_on_with_the_same_sampled_replies(lm, tmp_path):
+    questions = [
+        Question(({"role": "user", "content": text},), max_tokens=6, temperature=1.0)
+        for text in ("What is it?", "What was it?", "What may it be?")
+    ]
+    whole = LocalJudge(lm, seed=3).ask_many(questions)
+    assert len({reply.text for reply in whole}) == 3
+
+    class Killed(JudgeLog):
+        """Keeps one reply."""
+
+        def put(self, *args, **options):
+            super().put(*args, **options)
+            raise KeyboardInterrupt
+
+    # One at a time: what was made before the kill is kept.
+    log = Killed(tmp_path / "log.jsonl")
+    with pytest.raises(KeyboardInterrupt), LocalJudge(lm, seed=3, batch_size=1, log=log) as judge:
+        judge.ask_many(questions)
+    with LocalJudge(lm, seed=3, log=tmp_path / "log.jsonl") as judge:
+        replies = judge.ask_many(questions)
+        assert judge.totals.cached == 1 and judge.totals.asked == 2
+    assert [reply.text for reply in replies] == [reply.text for reply in whole]
+    assert [r.text for r in LocalJudge(lm, seed=4).ask_many(questions)] != [r.text for r in whole]
 
 
 def test_no_json_is_told_after_one_try(lm):
