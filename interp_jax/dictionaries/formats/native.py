@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -51,6 +52,11 @@ def write_native(folder: str | Path, loaded: Loaded) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, numpy_arrays(loaded.dictionary), {})
     content = {"version": VERSION, "config": dataclasses.asdict(loaded.dictionary.config)}
-    if "provenance" in loaded.json.get(CONFIG, {}):
-        content["provenance"] = loaded.json[CONFIG]["provenance"]
+    if provenance := provenance_of(loaded):
+        content["provenance"] = provenance
     write_json(folder / CONFIG, content)
+
+
+def provenance_of(loaded: Loaded) -> dict[str, Any]:
+    """What a dictionary of our own layout tells of its training; nothing from any other."""
+    return loaded.json.get(CONFIG, {}).get("provenance") or {}

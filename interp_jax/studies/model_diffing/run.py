@@ -30,9 +30,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from interp_jax.dictionaries.dictionary import Dictionary
-from interp_jax.dictionaries.formats.native import CONFIG as NATIVE
 from interp_jax.dictionaries.formats.opening import read_dictionary
-from interp_jax.dictionaries.replaced_tokens import require_replaceable, trained_otherwise
+from interp_jax.dictionaries.replaced_tokens import require_replaceable
 from interp_jax.generation.language_model import LanguageModel, load
 from interp_jax.runtime.compilation import CompileCounter, enable_compilation_cache
 from interp_jax.runtime.errors import UserError
@@ -62,7 +61,7 @@ from interp_jax.studies.model_diffing.work import (
     data_of,
     in_order,
     reading,
-    say,
+    say_if_trained_otherwise,
 )
 
 
@@ -167,9 +166,7 @@ def _dictionary(
 ) -> Dictionary:
     if config.dictionary:
         loaded = read_dictionary(config.dictionary, scales=config.scales)
-        made = loaded.json.get(NATIVE, {}).get("provenance") or {}
-        if (differs := trained_otherwise(made, config.replacements())) is not None:
-            say(differs)
+        say_if_trained_otherwise(loaded, config.replacements())
         return loaded.dictionary
     data, seed = data_of(config, held_out=False)
     rows = token_rows(chat, data, rows=config.batch_size, length=config.length, seed=seed)

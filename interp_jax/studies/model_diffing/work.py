@@ -15,7 +15,10 @@ import numpy as np
 
 from interp_jax.dictionaries.delta import delta
 from interp_jax.dictionaries.dictionary import Dictionary
+from interp_jax.dictionaries.formats.files import Loaded
+from interp_jax.dictionaries.formats.native import provenance_of
 from interp_jax.dictionaries.harvest import Harvest, harvest, keep_mask
+from interp_jax.dictionaries.replaced_tokens import Replacements, trained_otherwise
 from interp_jax.generation.language_model import LanguageModel
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder
@@ -152,6 +155,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     return value
+
+
+def say_if_trained_otherwise(loaded: Loaded, pairs: Replacements) -> None:
+    """Tells of a dictionary that was trained with other replaced tokens than this run's."""
+    if (differs := trained_otherwise(provenance_of(loaded), pairs)) is not None:
+        say(differs)
 
 
 def say(line: str) -> None:

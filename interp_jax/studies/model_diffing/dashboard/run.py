@@ -26,10 +26,10 @@ import numpy as np
 from interp_jax.dictionaries.dictionary import Dictionary
 from interp_jax.dictionaries.examples import Examples
 from interp_jax.dictionaries.examples_file import load_examples, save_examples
-from interp_jax.dictionaries.formats.native import CONFIG as NATIVE
+from interp_jax.dictionaries.formats.native import provenance_of
 from interp_jax.dictionaries.formats.opening import read_dictionary
 from interp_jax.dictionaries.harvest import Harvest, harvest
-from interp_jax.dictionaries.replaced_tokens import require_replaceable, trained_otherwise
+from interp_jax.dictionaries.replaced_tokens import require_replaceable
 from interp_jax.generation.language_model import load
 from interp_jax.models.batch import Batch
 from interp_jax.models.decoder import Decoder
@@ -47,7 +47,7 @@ from interp_jax.studies.model_diffing.dashboard.config import DashboardConfig
 from interp_jax.studies.model_diffing.dashboard.directions import LogitEffects, logit_effects
 from interp_jax.studies.model_diffing.dashboard.site import build_dashboard
 from interp_jax.studies.model_diffing.smoke import shaken
-from interp_jax.studies.model_diffing.work import say
+from interp_jax.studies.model_diffing.work import say_if_trained_otherwise
 
 EXAMPLES, PROVENANCE, LATENTS = "examples.npz", "provenance.json", "latents.csv"
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -92,10 +92,10 @@ def run(
     if dictionary is None and config.dictionary:
         loaded = read_dictionary(config.dictionary, config.layout, config.scales)
         dictionary = loaded.dictionary
-        made_with = loaded.json.get(NATIVE, {}).get("provenance") or {}
-        if (differs := trained_otherwise(made_with, config.replacements())) is not None:
-            say(differs)
-    site, written = _sites(config, loaded.json if loaded else {}, models[0].network)
+        say_if_trained_otherwise(loaded, config.replacements())
+    site, written = _sites(
+        config, provenance_of(loaded) if loaded else {}, models[0].network
+    )
     what = Harvest(
         (site,), skip_first=config.skip_first, replace_tokens=config.replacements()
     )
@@ -139,10 +139,10 @@ def _models(config: DashboardConfig) -> Models:
 
 
 def _sites(
-    config: DashboardConfig, files: dict[str, Any], network: Decoder
+    config: DashboardConfig, provenance: dict[str, Any], network: Decoder
 ) -> tuple[Site, Site]:
     """What the dictionary reads, and what it writes: another site, of a transcoder."""
-    told = (files.get(NATIVE, {}).get("provenance") or {}).get("site")
+    told = provenance.get("site")
     if config.site:
         read = Site.parse(config.site)
         return read, read
