@@ -105,8 +105,7 @@ def pooled_attention(
         return sizes.heads_last(mixed / total), sums, sizes.heads_last(seen[..., None])[..., 0]
 
     def query_step(carry, step):
-        # What a block of queries finds takes its place: a buffer of zeros for it would depend on
-        # nothing, so a compiler may make those of all layers at once.
+        # As in `in_place`, with sums that are carried along.
         at_work, sums = carry
         out, more, seen = one_block(at_work[step.index], step)
         sums = jax.tree.map(jnp.add, sums, more)

@@ -25,6 +25,7 @@ from interp_jax.models.fused_blocks import (
     block_bias,
     block_scores,
     dtypes,
+    in_place,
     join,
     make_blocks,
     split,
@@ -116,8 +117,7 @@ def _forward(scale, softcap, extent, q, k, v, lower, upper, key_positions, suppr
     queries, keys = make_blocks(sizes, k, v, lower, upper, key_positions, suppress)
     heads = tuple(one.heads.reshape(sizes.key_heads, sizes.group) for one in suppress)
 
-    def query_step(_, item):
-        q_block, query = item
+    def one_block(q_block, query):
         folded = sizes.fold(sizes.heads_first(q_block.astype(narrow)))
 
         def key_step(n, carry):
@@ -148,9 +148,9 @@ def _forward(scale, softcap, extent, q, k, v, lower, upper, key_positions, suppr
         total = jnp.where(seen, total, jnp.ones_like(total))
         lse = jnp.where(seen, top + jnp.log(total), jnp.full_like(top, -jnp.inf))
         out = acc / total[..., None]
-        return None, (sizes.heads_last(out), sizes.heads_last(lse[..., None])[..., 0])
+        return sizes.heads_last(out), sizes.heads_last(lse[..., None])[..., 0]
 
-    _, (out, lse) = jax.lax.scan(query_step, None, (split(q, sizes.bq), queries))
+    out, lse = in_place(one_block, split(q.astype(wide), sizes.bq), queries)
     return join(out, sizes.length), join(lse, sizes.length)
 
 

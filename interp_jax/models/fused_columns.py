@@ -22,6 +22,7 @@ from interp_jax.models.fused_blocks import (
     block_bias,
     block_scores,
     dtypes,
+    in_place,
     join,
     split,
 )
@@ -48,25 +49,27 @@ def column_attention(
     """`fused_attention`; with `own`, for keys of which the last stand in the columns of their
     queries."""
     heads_of = tuple(one.heads for one in suppress)
-    rows = (
-        q, k, v, lower, upper, key_positions,
+    q = q.astype(dtypes(q, k)[1])
+    rest = (
+        k, v, lower, upper, key_positions,
         tuple(one.queries for one in suppress), tuple(one.log_keep for one in suppress),
     )
 
-    def one(row):
-        q, k, v, lower, upper, positions, queries, log_keep = jax.tree.map(lambda a: a[None], row)
+    def one(q, row):
+        row = jax.tree.map(lambda a: a[None], row)
+        k, v, lower, upper, positions, queries, log_keep = row
         given = tuple(map(Suppression, queries, heads_of, log_keep))
-        out, lse = _row(scale, softcap, own, q, k, v, lower, upper, positions, given)
+        out, lse = _row(scale, softcap, own, q[None], k, v, lower, upper, positions, given)
         return out[0], lse[0]
 
     # Row by row: the keys and scores of one row fit the cache, those of all do not.
     if q.shape[0] == 1:
         return _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress)
-    return jax.lax.map(one, rows)
+    return in_place(one, q, rest)
 
 
 def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
-    """Of one row; the axis B is 1."""
+    """Of one row, q in the wide dtype; the axis B is 1."""
     narrow, wide = dtypes(q, k)
     (_, length, heads, _), context = q.shape, k.shape[1]
     bq = next((b for b in _BLOCKS if heads * b * context <= _SCORES), _BLOCKS[-1])
@@ -76,7 +79,7 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
         tuple(split(one.queries, bq, fill=False) for one in suppress),
         jnp.zeros((blocks, 0), jnp.int32), jnp.zeros(blocks, jnp.int32),
     )
-    q_blocks = split(q.astype(narrow), bq)
+    q_blocks = split(q, bq)
     heads_first = lambda a: jnp.swapaxes(a, 1, 2)
     k, v = heads_first(k), heads_first(v)
     parts = []
@@ -88,9 +91,8 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
         )
         chosen = tuple(one.heads.reshape(sizes.key_heads, sizes.group) for one in suppress)
 
-        def step(_, item, sizes=sizes, keys=keys, chosen=chosen):
-            q_block, query = item
-            folded = sizes.fold(sizes.heads_first(q_block))
+        def one_block(q_block, query, sizes=sizes, keys=keys, chosen=chosen):
+            folded = sizes.fold(sizes.heads_first(q_block.astype(narrow)))
             scores = block_scores(sizes, folded, keys.k, scale, softcap, wide)
             scores = scores + block_bias(query, keys, chosen, wide)
             # A finite floor, not -inf: (-inf) - (-inf) would be NaN for what sees nothing.
@@ -105,10 +107,10 @@ def _row(scale, softcap, own, q, k, v, lower, upper, key_positions, suppress):
             total = jnp.where(seeing, total, jnp.ones_like(total))
             lse = jnp.where(seeing, top + jnp.log(total), jnp.full_like(top, -jnp.inf))
             out = sizes.unfold(values) / total[..., None]
-            return None, (sizes.heads_last(out), sizes.heads_last(lse[..., None])[..., 0])
+            return sizes.heads_last(out), sizes.heads_last(lse[..., None])[..., 0]
 
         cut = lambda tree, begin=begin, end=end: jax.tree.map(lambda a: a[begin:end], tree)
-        parts.append(jax.lax.scan(step, None, (cut(q_blocks), cut(queries)))[1])
+        parts.append(in_place(one_block, cut(q_blocks), cut(queries)))
     whole = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
     return tuple(join(a, length) for a in whole)
 

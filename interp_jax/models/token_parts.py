@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import jax
 
+from interp_jax.models.fused_blocks import in_place
+
 _WHOLE = 1536  # so many tokens are not cut
 _SHORTEST, _LONGEST = 512, 1152
 
@@ -31,15 +33,17 @@ def in_parts(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
     """`function` over parts of the tokens, one after another.
 
     Args:
-        function: [N, D] -> [N, E], for each of N tokens alone.
+        function: [N, D] -> [N, D] of the same dtype, for each of N tokens alone.
         x: [B, T, D].
 
     Returns:
-        [B, T, E].
+        [B, T, D].
     """
     rows, length, width = x.shape
     size = part_length(rows * length)
     if size == rows * length:
         return function(x)
-    parts = jax.lax.map(function, x.reshape(-1, size, width))
-    return parts.reshape(rows, length, -1)
+
+    parts = x.reshape(-1, size, width)
+    parts, _ = in_place(lambda part, _: (function(part), None), parts, None)
+    return parts.reshape(rows, length, width)
