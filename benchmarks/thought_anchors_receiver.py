@@ -16,9 +16,9 @@ Peers:
 Sides alternate, numbers are medians. "temporary" is what a compiled program allocates beyond its
 arguments and results; for torch, the bytes of the attention it returns. The floor counts the
 multiply-adds of the matrices, of causal attention (half of the square), and of the sums over
-sentences, at the rate of a bare matmul measured between the rounds; for bytes it is the stream
-and the MLP's hidden layer of one block, T (D + 2 F) numbers. The share of the cores that other
-processes took stands in every row of times.
+sentences, at the rate of a bare matmul measured between the rounds; for bytes it is the stream,
+T D numbers, and the MLP's hidden layer of the N tokens that are run at once, 2 N F. The share of
+the cores that other processes took stands in every row of times.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from interp_jax.models.batch import Batch
 from interp_jax.models.config import parameter_shapes
 from interp_jax.models.decoder import Decoder
 from interp_jax.models.safetensors_write import save_hf
+from interp_jax.models.token_parts import part_length
 from interp_jax.text.sentences import split_sentences, token_ranges
 
 ROUNDS = 3
@@ -108,9 +109,10 @@ def cases(quick: bool) -> list[dict]:
         "metric": metric, "unit": unit, "peer": name, "ours": ours, "theirs": theirs,
         "ratio": theirs / ours, "floor": floor, "sizes": base["sizes"] | more,
     }  # fmt: skip
-    hidden = length * (network.config.width + 2 * network.config.mlp_width) * 4 / 2**20
+    width, hidden = network.config.width, network.config.mlp_width
+    least = 4 * (length * width + 2 * part_length(length) * hidden) / 2**20
     rows = [
-        line("temporary", "MiB", name, temporary["ours"], theirs, hidden)
+        line("temporary", "MiB", name, temporary["ours"], theirs, least)
         for name, theirs in temporary.items() if name != "ours"
     ]
     floor = work(network, shapes, length, len(spans)) / rate
