@@ -10,7 +10,7 @@ how much it mattered (Thought Anchors, arXiv 2506.19143):
 
 Examples:
 
-  The demo: one problem that the packaged model solves sometimes, about ten minutes.
+  The demo: one problem that the packaged model solves sometimes, two to ten minutes.
     python scripts/thought_anchors.py --workdir=runs/demo
 
   Does it all work here? About a minute; the numbers mean nothing.

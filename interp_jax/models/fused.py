@@ -25,7 +25,6 @@ from interp_jax.models.fused_blocks import (
     block_bias,
     block_scores,
     dtypes,
-    in_place,
     join,
     make_blocks,
     split,
@@ -33,6 +32,7 @@ from interp_jax.models.fused_blocks import (
 from interp_jax.models.fused_columns import column_attention, columns_fit
 from interp_jax.models.fused_kernel import fits, kernel_attention
 from interp_jax.models.fused_kernel_backward import kernel_backward
+from interp_jax.models.in_place import in_place
 from interp_jax.models.suppression import Suppression
 from interp_jax.runtime.errors import UserError
 

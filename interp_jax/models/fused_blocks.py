@@ -8,8 +8,7 @@ a block the query heads of one key head are folded into the rows of one matmul:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -163,31 +162,6 @@ def join(x: jax.Array, length: int) -> jax.Array:
     """[n, B, block, ...] -> [B, length, ...], the inverse of `split`."""
     whole = jnp.moveaxis(x, 0, 1)
     return whole.reshape(whole.shape[0], -1, *whole.shape[3:])[:, :length]
-
-
-def in_place(
-    function: Callable[[jax.Array, Any], tuple[jax.Array, Any]], blocks: jax.Array, items: Any
-) -> tuple[jax.Array, Any]:
-    """A scan in which what comes out of a block takes the place of what went in.
-
-    A buffer of zeros for the results would depend on nothing, so XLA makes those of all layers of
-    an unrolled network at once (measured on a CPU: five times the scratch memory).
-
-    Args:
-        function: (block, item) -> (block of the same shape and dtype, anything).
-        blocks: [n, ...]. items: what belongs to each of them, stacked.
-
-    Returns:
-        The new blocks, and the rest of the results, stacked.
-    """
-
-    def step(at_work: jax.Array, item: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        index, own = item
-        block = jax.lax.dynamic_index_in_dim(at_work, index, keepdims=False)
-        block, more = function(block, own)
-        return jax.lax.dynamic_update_index_in_dim(at_work, block, index, 0), more
-
-    return jax.lax.scan(step, blocks, (jnp.arange(len(blocks), dtype=jnp.int32), items))
 
 
 def block_scores(

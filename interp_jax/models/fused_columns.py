@@ -22,10 +22,10 @@ from interp_jax.models.fused_blocks import (
     block_bias,
     block_scores,
     dtypes,
-    in_place,
     join,
     split,
 )
+from interp_jax.models.in_place import in_place
 from interp_jax.models.suppression import Suppression
 
 _SCORES = 1_200_000  # of a block of queries with all keys, over heads; 4.8 MB in float32

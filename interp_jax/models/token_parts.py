@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-from interp_jax.models.fused_blocks import in_place
+from interp_jax.models.in_place import in_place
 
 _WHOLE = 1536  # so many tokens are not cut
 _SHORTEST, _LONGEST = 512, 1152
@@ -43,7 +43,6 @@ def in_parts(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
     size = part_length(rows * length)
     if size == rows * length:
         return function(x)
-
     parts = x.reshape(-1, size, width)
     parts, _ = in_place(lambda part, _: (function(part), None), parts, None)
     return parts.reshape(rows, length, width)

@@ -52,8 +52,8 @@ def write_native(folder: str | Path, loaded: Loaded) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, numpy_arrays(loaded.dictionary), {})
     content = {"version": VERSION, "config": dataclasses.asdict(loaded.dictionary.config)}
-    if provenance := provenance_of(loaded):
-        content["provenance"] = provenance
+    if "provenance" in loaded.json.get(CONFIG, {}):
+        content["provenance"] = loaded.json[CONFIG]["provenance"]
     write_json(folder / CONFIG, content)
 
 

@@ -33,7 +33,8 @@ def lm() -> LanguageModel:
     return LanguageModel(network, words, template, Origin("tiny", "w0", "t0", "float32"))
 
 
-def test_replies_are_the_models_own_and_are_logged(lm, tmp_path):
+def test_replies_are_the_models_own_and_are_logged(lm, tmp_path, caplog):
+    caplog.set_level("INFO")
     log = tmp_path / "log.jsonl"
     questions = [Question((message,), max_tokens=6) for message in ASKED]
     (want,) = lm.generate([ASKED[1]], max_new_tokens=6)
@@ -42,6 +43,9 @@ def test_replies_are_the_models_own_and_are_logged(lm, tmp_path):
         assert replies[1].text == want.text and replies[0].text != want.text
         assert judge.ask([ASKED[1]], max_tokens=6) == dataclasses.replace(replies[1], cached=True)
         assert judge.totals.asked == 2 and judge.totals.cached == 1
+    # What is read from the log is no wait, and shows nothing.
+    (shown,) = (text for text in caplog.messages if text.startswith("judge "))
+    assert shown.startswith("judge tiny: 2/2 replies")
     reply = replies[1]
     assert reply.model == "tiny" and reply.cost is None and reply.seconds > 0
     assert reply.prompt_tokens == len(lm.prompt([ASKED[1]]).ids)
